@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+// Trains a convolutional network on Fashion-MNIST, with and without batch normalization.
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "idx.hpp"
+#include "options.hpp"
+#include "plot.hpp"
+#include "report.hpp"
+#include "train.hpp"
+
+namespace {
+
+using namespace fashion_mnist;
+
+std::string title(const Options& options) {
+  const std::string runs = options.bn == BatchNormRuns::both ? "with and without"
+                           : options.bn == BatchNormRuns::on ? "with"
+                                                             : "without";
+  return std::string(name(options.model)) + " on Fashion-MNIST, " + runs + " batch normalization";
+}
+
+std::string settings(const Options& options) {
+  std::ostringstream out;
+  out << name(options.optimizer) << ", learning rate " << options.learning_rate;
+  if (options.schedule != Schedule::constant) out << " (" << name(options.schedule) << ')';
+  if (options.momentum > 0.0) out << ", momentum " << options.momentum;
+  out << ", batch " << options.batch;
+  if (!options.conv_bias) out << ", no convolution biases";
+  out << ", seed " << options.seed;
+  if (options.bn == BatchNormRuns::both) out << "; same initial weights, same order of images";
+  return out.str();
+}
+
+/// Calls write(stream) on a new file and checks that all of it arrived.
+template <class Write>
+void write_file(const std::filesystem::path& path, const Write& write) {
+  std::ofstream out(path);
+  write(out);
+  out.close();
+  if (!out) {
+    throw std::runtime_error("[fashion_mnist] " + path.string() +
+                             " cannot be written; name another folder with --out.");
+  }
+  std::cout << "  " << path.string() << '\n';
+}
+
+/// Before the training, so that no hour of it is lost to a folder that cannot be.
+void make_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    throw std::runtime_error("[fashion_mnist] the folder " + folder.string() +
+                             " cannot be made (" + error.message() +
+                             "); name another with --out.");
+  }
+}
+
+void run(const Options& options) {
+  const Dataset train_set = read_dataset(options.data, "train");
+  const Dataset test_set = read_dataset(options.data, "t10k");
+  const std::filesystem::path folder = options.out;
+  make_folder(folder);
+
+  std::cout << title(options) << "\n  " << settings(options) << "\n  " << train_set.size()
+            << " training and " << test_set.size() << " test images in " << options.data;
+  if (options.images != 0) std::cout << ", of each the first " << options.images;
+  std::cout << "; " << options.threads << (options.threads == 1 ? " thread" : " threads") << '\n'
+            << std::endl;
+
+  std::vector<Run> runs = train(options, train_set, test_set);
+  print_table(std::cout, runs);
+  print_first_batch_norm(std::cout, runs);
+
+  std::vector<History> histories;
+  for (const auto& learned : runs) histories.push_back(learned.history);
+  std::cout << "\n  Written\n";
+  write_file(folder / "epochs.csv", [&](std::ostream& out) { write_epochs_csv(out, runs); });
+  write_file(folder / "curves.csv", [&](std::ostream& out) { write_curves_csv(out, runs); });
+  write_file(folder / "curves.svg", [&](std::ostream& out) {
+    write_svg(out, title(options), settings(options), histories);
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (const auto options = parse_options(argc, argv)) run(*options);
+  return EXIT_SUCCESS;
+} catch (const std::exception& error) {
+  std::cerr << error.what() << std::endl;
+  return EXIT_FAILURE;
+}
