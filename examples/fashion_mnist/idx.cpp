@@ -46,8 +46,8 @@ class GzipFile {
       bytes.resize(have + wanted);
       const std::size_t got = read_some(bytes.data() + have, wanted);
       if (got < wanted) {
-        fail(path_, "ends after " + std::to_string(have + got) + " of the " +
-                        std::to_string(size) + " bytes of its " + what + "; the file is cut");
+        fail(path_, "ends after " + std::to_string(have + got) + " of the " + std::to_string(size) +
+                        " bytes of its " + what + "; the file is cut");
       }
     }
     return bytes;
@@ -63,7 +63,8 @@ class GzipFile {
   void finish() {
     std::uint8_t extra = 0;
     if (read_some(&extra, 1) != 0) fail(path_, "holds more than its header announces");
-    if (gzclose_r(file_.release()) != Z_OK) fail(path_, "ends within its checksum; the file is cut");
+    if (gzclose_r(file_.release()) != Z_OK)
+      fail(path_, "ends within its checksum; the file is cut");
   }
 
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -76,12 +77,13 @@ class GzipFile {
   std::size_t read_some(std::uint8_t* to, std::size_t size) {
     const int got = gzread(file_.get(), to, static_cast<unsigned>(size));
     int code = Z_OK;
-    const char* text = gzerror(file_.get(), &code);
-    if (code == Z_DATA_ERROR) fail(path_, std::string("is corrupted (zlib: ") + text + ")");
+    std::string text = gzerror(file_.get(), &code);
+    if (text.rfind(path_ + ": ", 0) == 0) text.erase(0, path_.size() + 2);  // zlib names it too
+    if (code == Z_DATA_ERROR) fail(path_, "is corrupted (zlib: " + text + ")");
     if (code == Z_ERRNO) fail(path_, std::string("cannot be read (") + std::strerror(errno) + ")");
     // Z_BUF_ERROR is a cut stream; what was read before the cut is returned and told by the caller.
     if (code != Z_OK && code != Z_BUF_ERROR) {
-      fail(path_, std::string("cannot be read (zlib: ") + text + ")");
+      fail(path_, "cannot be read (zlib: " + text + ")");
     }
     return got > 0 ? static_cast<std::size_t>(got) : 0;
   }

@@ -10,7 +10,7 @@
 
 namespace fashion_mnist {
 
-inline constexpr std::size_t kSide = 28;              // pixels
+inline constexpr std::size_t kSide = 28;               // pixels
 inline constexpr std::size_t kPixels = kSide * kSide;  // of one image
 inline constexpr std::size_t kClasses = 10;
 

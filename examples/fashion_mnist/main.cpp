@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Trains a convolutional network on Fashion-MNIST, with and without batch normalization.
+// Debian packages: zlib1g-dev libcxxopts-dev dataset-fashion-mnist
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
@@ -56,9 +57,8 @@ void make_folder(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error) {
-    throw std::runtime_error("[fashion_mnist] the folder " + folder.string() +
-                             " cannot be made (" + error.message() +
-                             "); name another with --out.");
+    throw std::runtime_error("[fashion_mnist] the folder " + folder.string() + " cannot be made (" +
+                             error.message() + "); name another with --out.");
   }
 }
 

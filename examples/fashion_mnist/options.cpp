@@ -2,13 +2,15 @@
 #include "options.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <charconv>
 #include <cxxopts.hpp>
 #include <initializer_list>
 #include <iostream>
 #include <limits>
 #include <sstream>
+#include <system_error>
 #include <thread>
+#include <type_traits>
 #include <utility>
 
 namespace fashion_mnist {
@@ -25,10 +27,16 @@ std::string text(const T& value) {
   return out.str();
 }
 
+/// The whole of given as a number from low to high.
 template <class T>
-T in_range(const std::string& option, T value, T low, T high) {
-  if (!(value >= low && value <= high)) {  // written so that a NaN fails too
-    fail("--" + option + ": expected " + text(low) + " to " + text(high) + ", got " + text(value));
+T number(const std::string& option, const std::string& given, T low, T high) {
+  T value{};
+  const char* const end = given.data() + given.size();
+  const auto [rest, error] = std::from_chars(given.data(), end, value);
+  const bool inside = value >= low && value <= high;  // a NaN is not
+  if (error != std::errc() || rest != end || !inside) {
+    fail("--" + option + ": expected " + (std::is_integral_v<T> ? "a whole number" : "a number") +
+         " from " + text(low) + " to " + text(high) + ", got '" + given + "'");
   }
   return value;
 }
@@ -48,8 +56,7 @@ cxxopts::Options describe() {
   cxxopts::Options parser("fashion_mnist",
                           "Trains a convolutional network with and without batch normalization on "
                           "Fashion-MNIST, side by side from the same weights.\n");
-  // Numbers are taken as long long or double and checked here: cxxopts would let -1 pass as a
-  // huge unsigned.
+  // Numbers are taken as text: what cxxopts says of a bad one does not name the option.
   parser.add_options()                                                                     //
       ("model", "lenet or convbn", cxxopts::value<std::string>()->default_value("lenet"))  //
       ("bn", "train with batch norm: both (with and without), on, off",
@@ -58,18 +65,18 @@ cxxopts::Options describe() {
       ("preset",
        "d2l (rate 0.1, batch 128, 10 epochs: Dive into Deep Learning 8.5) or best (the most "
        "accurate: with batch norm, 10 epochs, cosine schedule); options given beside it win",
-       cxxopts::value<std::string>())                                                          //
-      ("epochs", "passes over the images (default: 3)", cxxopts::value<long long>())           //
-      ("batch", "images in a batch (default: 256)", cxxopts::value<long long>())               //
-      ("lr", "learning rate (default: 1.0; for adam 0.001)", cxxopts::value<double>())         //
-      ("optimizer", "sgd or adam", cxxopts::value<std::string>()->default_value("sgd"))        //
-      ("momentum", "of sgd (default: 0)", cxxopts::value<double>())                            //
+       cxxopts::value<std::string>())                                                        //
+      ("epochs", "passes over the images (default: 3)", cxxopts::value<std::string>())       //
+      ("batch", "images in a batch (default: 256)", cxxopts::value<std::string>())           //
+      ("lr", "learning rate (default: 1.0; for adam 0.001)", cxxopts::value<std::string>())  //
+      ("optimizer", "sgd or adam", cxxopts::value<std::string>()->default_value("sgd"))      //
+      ("momentum", "of sgd (default: 0)", cxxopts::value<std::string>())                     //
       ("schedule", "of the rate: constant or cosine (default: constant)",
-       cxxopts::value<std::string>())                                                           //
-      ("seed", "of weights and order", cxxopts::value<long long>()->default_value("0"))         //
-      ("threads", "to compute with (default: all cores)", cxxopts::value<long long>())          //
+       cxxopts::value<std::string>())                                                      //
+      ("seed", "of weights and order", cxxopts::value<std::string>()->default_value("0"))  //
+      ("threads", "to compute with (default: all cores)", cxxopts::value<std::string>())   //
       ("images", "use the first N training and at most N test images (default: all)",
-       cxxopts::value<long long>())  //
+       cxxopts::value<std::string>())  //
       ("data", "folder of the four idx files",
        cxxopts::value<std::string>()->default_value(Options{}.data))  //
       ("out", "folder for curves.csv, epochs.csv and curves.svg",
@@ -93,10 +100,10 @@ void apply_preset(const std::string& preset, Options& options) {
 }
 
 Options read(const cxxopts::ParseResult& given) {
-  const auto integer = [&](const char* key, long long low, long long high) {
-    return in_range(key, given[key].as<long long>(), low, high);
-  };
   const auto string = [&](const char* key) { return given[key].as<std::string>(); };
+  const auto integer = [&](const char* key, long long low, long long high) {
+    return number(key, string(key), low, high);
+  };
   constexpr long long kMaxImages = 1'000'000;
 
   Options options;
@@ -104,10 +111,9 @@ Options read(const cxxopts::ParseResult& given) {
   options.model =
       choice<Model>("model", string("model"), {{"lenet", Model::lenet}, {"convbn", Model::convbn}});
   if (given.count("bn") != 0) {
-    options.bn = choice<BatchNormRuns>("bn", string("bn"),
-                                       {{"both", BatchNormRuns::both},
-                                        {"on", BatchNormRuns::on},
-                                        {"off", BatchNormRuns::off}});
+    options.bn = choice<BatchNormRuns>(
+        "bn", string("bn"),
+        {{"both", BatchNormRuns::both}, {"on", BatchNormRuns::on}, {"off", BatchNormRuns::off}});
   }
   options.conv_bias = given.count("no-conv-bias") == 0;
   options.optimizer =
@@ -120,10 +126,10 @@ Options read(const cxxopts::ParseResult& given) {
     options.batch = static_cast<std::size_t>(integer("batch", 2, kMaxImages));
   }
   if (given.count("lr") != 0) {
-    options.learning_rate = in_range("lr", given["lr"].as<double>(), 0.0, 1e6);
+    options.learning_rate = number("lr", string("lr"), 0.0, 1e6);
   }
   if (given.count("momentum") != 0) {
-    options.momentum = in_range("momentum", given["momentum"].as<double>(), 0.0, 1.0);
+    options.momentum = number("momentum", string("momentum"), 0.0, 1.0);
     if (options.optimizer == OptimizerKind::adam) fail("--momentum: belongs to sgd, not to adam");
   }
   if (given.count("schedule") != 0) {
@@ -131,8 +137,8 @@ Options read(const cxxopts::ParseResult& given) {
         choice<Schedule>("schedule", string("schedule"),
                          {{"constant", Schedule::constant}, {"cosine", Schedule::cosine}});
   }
-  options.seed = static_cast<std::uint64_t>(
-      integer("seed", 0, std::numeric_limits<long long>::max()));
+  options.seed =
+      static_cast<std::uint64_t>(integer("seed", 0, std::numeric_limits<long long>::max()));
   options.threads = given.count("threads") != 0
                         ? static_cast<int>(integer("threads", 1, 1024))
                         : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));

@@ -78,8 +78,8 @@ void draw_line(std::ostream& out, Point from, Point to, const std::string& css) 
 }
 
 void draw_dot(std::ostream& out, Point at, const std::string& css) {
-  out << "<circle cx='" << fixed(at.x, 1) << "' cy='" << fixed(at.y, 1) << "' r='5.5' class='" << css
-      << "'/>\n";
+  out << "<circle cx='" << fixed(at.x, 1) << "' cy='" << fixed(at.y, 1) << "' r='5.5' class='"
+      << css << "'/>\n";
 }
 
 /// An interval with ticks at multiples of a round step.
@@ -91,8 +91,8 @@ struct Scale {
   /// Covers [low, high] with at most seven ticks.
   static Scale around(double low, double high) {
     Scale scale;
-    for (const double step : {0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0,
-                              200.0, 500.0, 1000.0, 2000.0}) {
+    for (const double step : {0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0,
+                              100.0, 200.0, 500.0, 1000.0, 2000.0}) {
       scale.step = step;
       scale.low = std::floor(low / step + 1e-9) * step;
       scale.high = std::max(std::ceil(high / step - 1e-9) * step, scale.low + step);
@@ -130,7 +130,8 @@ Series accuracy_series(const History& history) {
     add_finite(series.curve, {point.epoch, point.train_accuracy});
   }
   double epoch = 0.0;
-  for (const auto& result : history.epochs) add_finite(series.tests, {++epoch, result.test_accuracy});
+  for (const auto& result : history.epochs)
+    add_finite(series.tests, {++epoch, result.test_accuracy});
   if (!history.epochs.empty()) {
     series.label.push_back("train " + fixed(history.epochs.back().train_accuracy, 3));
     series.label.push_back("test " + fixed(history.epochs.back().test_accuracy, 3));
@@ -142,7 +143,8 @@ Series loss_series(const History& history) {
   Series series;
   series.label = {history.network};
   for (const auto& point : history.curve) add_finite(series.curve, {point.epoch, point.loss});
-  if (!history.epochs.empty()) series.label.push_back("loss " + fixed(history.epochs.back().loss, 3));
+  if (!history.epochs.empty())
+    series.label.push_back("loss " + fixed(history.epochs.back().loss, 3));
   return series;
 }
 
@@ -159,7 +161,8 @@ void draw_axes(std::ostream& out, const Panel& panel, const std::string& heading
     draw_line(out, at, {at.x, at.y + 5.0}, "axis");
     draw_text(out, {at.x, at.y + 22.0}, "tick", fixed(x, 0), "middle");
   }
-  draw_text(out, {0.5 * (panel.left + panel.right), panel.bottom + 46.0}, "soft", "epoch", "middle");
+  draw_text(out, {0.5 * (panel.left + panel.right), panel.bottom + 46.0}, "soft", "epoch",
+            "middle");
 }
 
 void draw_polyline(std::ostream& out, const Panel& panel, const std::vector<Point>& points,
@@ -220,8 +223,8 @@ void draw_panel(std::ostream& out, const Panel& panel, const std::string& headin
 void draw_key(std::ostream& out, Point at) {
   draw_line(out, at, {at.x + 30.0, at.y}, "line key");
   draw_text(out, {at.x + 40.0, at.y + 5.0}, "soft", "training, mean of a twentieth of an epoch");
-  draw_dot(out, {at.x + 344.0, at.y}, "dot key-dot");
-  draw_text(out, {at.x + 356.0, at.y + 5.0}, "soft", "test, after an epoch");
+  draw_dot(out, {at.x + 374.0, at.y}, "dot key-dot");
+  draw_text(out, {at.x + 386.0, at.y + 5.0}, "soft", "test, after an epoch");
 }
 
 std::pair<double, double> range_of(const std::vector<Series>& all, double low, double high) {

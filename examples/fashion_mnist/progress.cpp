@@ -52,8 +52,8 @@ void Progress::advance(std::size_t images, const std::string& epoch, const std::
   const double rate = static_cast<double>(done_) / std::max(elapsed, 1e-9);
   const double left = static_cast<double>(total_ - done_) / rate;
   char numbers[96];
-  std::snprintf(numbers, sizeof numbers, " %3.0f %%  %.0f images/s  %s left", 100.0 * fraction, rate,
-                minutes_and_seconds(left).c_str());
+  std::snprintf(numbers, sizeof numbers, " %3.0f %%  %.0f images/s  %s left", 100.0 * fraction,
+                rate, minutes_and_seconds(left).c_str());
   if (!terminal_) {
     std::printf("%s%s  %s\n", epoch.c_str(), numbers, status.c_str());
   } else {

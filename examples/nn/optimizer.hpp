@@ -68,8 +68,7 @@ class Adam final : public Optimizer<Scalar> {
     const auto beta1 = static_cast<Scalar>(options_.beta1);
     const auto beta2 = static_cast<Scalar>(options_.beta2);
     const auto eps = static_cast<Scalar>(options_.eps);
-    const auto rate =
-        static_cast<Scalar>(learning_rate / (1.0 - std::pow(options_.beta1, steps_)));
+    const auto rate = static_cast<Scalar>(learning_rate / (1.0 - std::pow(options_.beta1, steps_)));
     const auto unbias = static_cast<Scalar>(1.0 / (1.0 - std::pow(options_.beta2, steps_)));
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       auto& [p, g] = parameters[i];

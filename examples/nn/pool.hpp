@@ -94,14 +94,14 @@ class Pool2d final : public Layer<Scalar> {
   void for_each_row(const Tensor<Scalar>& x, const Tensor<Scalar>& y, const Row& row) const {
     const Index height = x.dimension(2), width = x.dimension(3);
     const Index out_height = y.dimension(2), out_width = y.dimension(3);
-    for_each_slice(this->device(), x.dimension(0) * x.dimension(1),
-                   [&](Index, Index begin, Index end) {
-                     for (Index plane = begin; plane < end; ++plane) {
-                       for (Index i = 0; i < out_height; ++i) {
-                         row((plane * height + 2 * i) * width, (plane * out_height + i) * out_width);
-                       }
-                     }
-                   });
+    for_each_slice(
+        this->device(), x.dimension(0) * x.dimension(1), [&](Index, Index begin, Index end) {
+          for (Index plane = begin; plane < end; ++plane) {
+            for (Index i = 0; i < out_height; ++i) {
+              row((plane * height + 2 * i) * width, (plane * out_height + i) * out_width);
+            }
+          }
+        });
   }
 };
 

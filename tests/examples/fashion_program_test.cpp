@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// Runs the program as a user does.
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "fashion_files.hpp"
+
+namespace {
+
+struct Result {
+  int code;
+  std::string out, err;
+};
+
+Result run(const testing::Folder& folder, const std::string& arguments) {
+  const std::string out = folder.file("stdout"), err = folder.file("stderr");
+  const std::string command =
+      std::string("'") + FASHION_MNIST + "' " + arguments + " >'" + out + "' 2>'" + err + "'";
+  const int status = std::system(command.c_str());
+  REQUIRE(WIFEXITED(status));
+  return {WEXITSTATUS(status), testing::read_text(out), testing::read_text(err)};
+}
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("the program trains, prints its table and writes its curves", "[fashion]") {
+  const testing::Folder folder;
+  testing::write_bands(folder, "train", 400);
+  testing::write_bands(folder, "t10k", 100);
+  const std::string out = folder.file("some/new/folder");
+  const auto result = run(folder, "--images 300 --epochs 2 --batch 50 --threads 2 --data '" +
+                                      folder.path() + "' --out '" + out + "'");
+  CAPTURE(result.out, result.err);
+  REQUIRE(result.code == 0);
+  REQUIRE(result.err.empty());
+  REQUIRE(contains(result.out, "images/s"));
+  REQUIRE_FALSE(contains(result.out, "\r"));  // no bar where there is no terminal
+  REQUIRE(contains(result.out, "epoch    loss   train    test   seconds"));
+  REQUIRE(contains(result.out, "gamma"));
+  REQUIRE(contains(result.out, out + "/curves.svg"));
+  const std::string epochs = testing::read_text(out + "/epochs.csv");
+  REQUIRE(std::count(epochs.begin(), epochs.end(), '\n') == 1 + 2 * 2);
+  const std::string curves = testing::read_text(out + "/curves.csv");
+  REQUIRE(std::count(curves.begin(), curves.end(), '\n') == 1 + 2 * 2 * 6);  // 6 batches an epoch
+  REQUIRE(contains(testing::read_text(out + "/curves.svg"), "</svg>"));
+}
+
+TEST_CASE("bad options and missing data end the program with code 1 and a reason", "[fashion]") {
+  const testing::Folder folder;
+  auto result = run(folder, "--epochs nine");
+  REQUIRE(result.code == 1);
+  REQUIRE(contains(result.err, "nine"));
+  result = run(folder, "--data '" + folder.path() + "/none'");
+  REQUIRE(result.code == 1);
+  REQUIRE(contains(result.err, folder.path() + "/none/train-images-idx3-ubyte.gz: "));
+  testing::write_bands(folder, "train", 20);
+  testing::write_bands(folder, "t10k", 20);
+  result = run(folder, "--data '" + folder.path() + "' --out /dev/null/x");
+  REQUIRE(result.code == 1);
+  REQUIRE(contains(result.err, "/dev/null/x"));
+}
+
+TEST_CASE("--help tells every option and trains nothing", "[fashion]") {
+  const testing::Folder folder;
+  const auto result = run(folder, "--help --data /none");
+  REQUIRE(result.code == 0);
+  for (const char* option : {"--model", "--bn", "--no-conv-bias", "--preset", "--epochs", "--batch",
+                             "--lr", "--optimizer", "--momentum", "--schedule", "--seed",
+                             "--threads", "--images", "--data", "--out"}) {
+    REQUIRE(contains(result.out, option));
+  }
+}
