@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <type_traits>
+#include <unsupported/Eigen/CXX11/Tensor>
+
+#include "batchnorm/detail/view.hpp"
+#include "batchnorm/options.hpp"
+
+// From what users pass (tensors, maps, matrices, blocks, expressions) to views.
+namespace batchnorm::detail {
+
+template <class X>
+using Bare = std::remove_cv_t<std::remove_reference_t<X>>;
+
+template <class X>
+inline constexpr bool is_tensor =
+    std::is_base_of_v<Eigen::TensorBase<X, Eigen::ReadOnlyAccessors>, X>;
+template <class X>
+inline constexpr bool is_matrix = std::is_base_of_v<Eigen::DenseBase<X>, X>;
+
+/// A type's plain, owning counterpart, and whether its elements lie in memory to be read there.
+template <class X, class = void>
+struct TensorTraits {
+  using Traits = Eigen::internal::traits<X>;
+  using Plain = Eigen::Tensor<std::remove_const_t<typename Traits::Scalar>, Traits::NumDimensions,
+                              Traits::Layout, typename Traits::Index>;
+  static constexpr bool is_direct = false;
+};
+template <class X>
+struct OwningTensor {
+  using Plain = X;
+  static constexpr bool is_direct = true;
+};
+template <class S, int R, int O, class I>
+struct TensorTraits<Eigen::Tensor<S, R, O, I>> : OwningTensor<Eigen::Tensor<S, R, O, I>> {};
+template <class S, class D, int O, class I>
+struct TensorTraits<Eigen::TensorFixedSize<S, D, O, I>>
+    : OwningTensor<Eigen::TensorFixedSize<S, D, O, I>> {};
+template <class P, int O, template <class> class M>
+struct TensorTraits<Eigen::TensorMap<P, O, M>> : OwningTensor<std::remove_const_t<P>> {};
+
+template <class Plain>
+inline constexpr bool is_fixed_size = false;
+template <class S, class D, int O, class I>
+inline constexpr bool is_fixed_size<Eigen::TensorFixedSize<S, D, O, I>> = true;
+
+/// What the library needs to know of an argument's type: scalar, rank, storage order, plain type.
+template <class X, class = void>
+struct Argument {
+  static_assert(is_tensor<X> || is_matrix<X>,
+                "batchnorm: x, y, dy and dx must be Eigen tensors or, for BatchNorm1d, matrices");
+};
+template <class X>
+struct Argument<X, std::enable_if_t<is_tensor<X>>> {
+  using Plain = typename TensorTraits<X>::Plain;
+  using Scalar = typename Plain::Scalar;
+  static constexpr int rank = Eigen::internal::traits<X>::NumDimensions;
+  static constexpr bool is_direct = TensorTraits<X>::is_direct;
+  static constexpr bool is_vector = false;
+  static constexpr int order = static_cast<int>(Eigen::internal::traits<X>::Layout);
+};
+template <class X>
+struct Argument<X, std::enable_if_t<is_matrix<X>>> {
+  using Plain = typename X::PlainObject;
+  using Scalar = typename X::Scalar;
+  static constexpr int rank = 2;
+  static constexpr bool is_direct =
+      (Eigen::internal::traits<X>::Flags & Eigen::DirectAccessBit) != 0;
+  static constexpr bool is_vector = X::IsVectorAtCompileTime;  // fits either storage order
+  static constexpr int order = X::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor;
+};
+
+/// Whether an argument settles the storage order of its call.
+template <class X>
+inline constexpr bool has_order = Argument<X>::is_direct && !Argument<X>::is_vector;
+
+inline constexpr int mixed_orders = -2;
+
+/// The storage order of a call: that of its directly accessed arguments, which must agree.
+template <class X, class... Rest>
+[[nodiscard]] constexpr int common_order() {
+  constexpr int orders[] = {Argument<X>::order, Argument<Rest>::order...};
+  constexpr bool settles[] = {has_order<X>, has_order<Rest>...};
+  int order = -1;
+  for (std::size_t k = 0; k <= sizeof...(Rest); ++k) {
+    if (!settles[k]) continue;
+    if (order != -1 && order != orders[k]) return mixed_orders;
+    order = orders[k];
+  }
+  return order == -1 ? orders[0] : order;
+}
+
+/// The argument itself where its elements can be read in place, otherwise its values in `Order`.
+template <int Order, class X>
+[[nodiscard]] decltype(auto) evaluated(const X& x) {
+  using A = Argument<X>;
+  if constexpr (A::is_direct) {
+    return static_cast<const X&>(x);
+  } else if constexpr (A::order == Order) {
+    return typename A::Plain(x);
+  } else if constexpr (is_matrix<X>) {
+    return Eigen::Matrix<typename A::Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>(x);
+  } else {
+    std::array<Index, A::rank> reversed{};
+    for (int d = 0; d < A::rank; ++d) reversed[static_cast<std::size_t>(d)] = A::rank - 1 - d;
+    return Eigen::Tensor<typename A::Scalar, A::rank, Order>(x.swap_layout().shuffle(reversed));
+  }
+}
+
+/// A plain object of x's shape, for a result.
+template <class X>
+[[nodiscard]] typename Argument<X>::Plain like(const X& x) {
+  typename Argument<X>::Plain y;
+  if constexpr (is_matrix<X>) {
+    y.resize(x.rows(), x.cols());
+  } else if constexpr (!is_fixed_size<typename Argument<X>::Plain>) {
+    y.resize(x.dimensions());
+  }
+  return y;
+}
+
+template <class X>
+[[nodiscard]] Shape shape_of(const X& x) {
+  Shape shape;
+  shape.rank = Argument<X>::rank;
+  if constexpr (is_matrix<X>) {
+    shape.extents[0] = x.rows();
+    shape.extents[1] = x.cols();
+  } else {
+    for (std::size_t d = 0; d < Argument<X>::rank; ++d) shape.extents[d] = x.dimensions()[d];
+  }
+  return shape;
+}
+
+/// The view of a directly accessed argument. T is its scalar, const for what is only read.
+template <class T, int Order, class X>
+[[nodiscard]] View<T> view_of(X& x, ChannelAxis axis) {
+  if constexpr (is_matrix<Bare<X>>) {
+    return matrix_view<T>(x.data(), x.rows(), x.cols(), x.rowStride(), x.colStride(),
+                          Order == Eigen::RowMajor);
+  } else {
+    const Shape shape = shape_of(x);
+    const auto channel = static_cast<std::size_t>(axis == ChannelAxis::first ? 1 : shape.rank - 1);
+    Index before = 1, after = 1;
+    for (std::size_t d = 0; d < channel; ++d) before *= shape.extents[d];
+    for (std::size_t d = channel + 1; d < static_cast<std::size_t>(shape.rank); ++d) {
+      after *= shape.extents[d];
+    }
+    const Index channels = shape.extents[channel];
+    return Order == Eigen::RowMajor ? dense_view<T>(x.data(), before, channels, after)
+                                    : dense_view<T>(x.data(), after, channels, before);
+  }
+}
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <type_traits>
+
+#include "batchnorm/detail/scalar.hpp"
+
+namespace batchnorm::detail {
+
+template <class T, class = void>
+inline constexpr bool is_complete = false;
+template <class T>
+inline constexpr bool is_complete<T, std::void_t<decltype(sizeof(T))>> = true;
+
+/// The threads to work on: an Eigen::ThreadPoolDevice whose type is forgotten, so that only the
+/// code that sets it needs EIGEN_USE_THREADS; or, by default, the calling thread alone.
+class Workers {
+ public:
+  Workers() = default;
+
+  template <class Device>
+  explicit Workers(const Device& device)
+      : device_(&device),
+        count_([](const void* d) {
+          const auto& pool = *static_cast<const Device*>(d);
+          return pool.currentThreadId() == -1 ? pool.numThreads() : 1;
+        }),
+        schedule_([](const void* d, Job* job) {
+          // A lambda of one pointer fits std::function's own storage: nothing is allocated.
+          static_cast<const Device*>(d)->getPool()->Schedule([job] { job->help(); });
+        }) {}
+
+  /// How many threads a call made here may use: one on a thread of the pool itself, where waiting
+  /// for the others could wait for ever.
+  [[nodiscard]] int count() const { return device_ ? count_(device_) : 1; }
+
+  /// Calls task(0), ..., task(tasks - 1), each once, on `threads` threads, and returns when all are
+  /// done. Tasks must not throw. Which thread does which is left to chance, so a task's result must
+  /// not depend on it.
+  template <class Task>
+  void run(Index tasks, int threads, const Task& task) const {
+    const Index helpers = std::min<Index>(threads, tasks) - 1;
+    if (helpers <= 0) {
+      for (Index t = 0; t < tasks; ++t) task(t);
+      return;
+    }
+    Job job{[](const void* f, Index t) { (*static_cast<const Task*>(f))(t); }, &task, tasks,
+            helpers};
+    for (Index h = 0; h < helpers; ++h) schedule_(device_, &job);
+    job.work();
+    job.wait();
+  }
+
+ private:
+  /// A loop of tasks that threads take from in turn. It lies on its caller's stack, who therefore
+  /// waits for every helper to have left, late ones included.
+  struct Job {
+    void (*call)(const void* task, Index t);
+    const void* task;
+    Index tasks;
+    Index helpers;  // that have not yet left
+    std::atomic<Index> next{0};
+    std::mutex mutex{};
+    std::condition_variable all_left{};
+
+    void work() {
+      for (Index t; (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) call(task, t);
+    }
+    void help() {
+      work();
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (--helpers == 0) all_left.notify_one();
+    }
+    void wait() {
+      std::unique_lock<std::mutex> lock(mutex);
+      all_left.wait(lock, [this] { return helpers == 0; });
+    }
+  };
+
+  const void* device_ = nullptr;
+  int (*count_)(const void*) = nullptr;
+  void (*schedule_)(const void*, Job*) = nullptr;
+};
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+
+namespace batchnorm::detail {
+
+using Eigen::Index;
+
+/// The type of parameters and running statistics, and the type that the kernels compute in:
+/// float for half and bfloat16, otherwise the scalar itself.
+template <class Scalar>
+using ParamOf = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
+
+template <class Scalar>
+inline constexpr bool is_supported_scalar =
+    std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double> ||
+    std::is_same_v<Scalar, Eigen::half> || std::is_same_v<Scalar, Eigen::bfloat16>;
+
+/// Neither infinite nor NaN, read off the bits: -ffast-math folds std::isfinite to true.
+[[nodiscard]] inline bool is_finite(double v) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return (~bits & 0x7ff0000000000000u) != 0;
+}
+
+[[nodiscard]] inline bool is_nan(double v) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return (bits & 0x7fffffffffffffffu) > 0x7ff0000000000000u;
+}
+
+/// v rounded to A; what lies beyond A's range becomes infinite.
+template <class A>
+[[nodiscard]] A narrow(double v) {
+  if constexpr (!std::is_same_v<A, double>) {
+    constexpr double largest = static_cast<double>(std::numeric_limits<A>::max());
+    if (is_finite(v) && (v > largest || v < -largest)) {
+      return v > 0 ? std::numeric_limits<A>::infinity() : -std::numeric_limits<A>::infinity();
+    }
+  }
+  return static_cast<A>(v);
+}
+
+/// Copies n values from one step to another, rounding to the new type.
+template <class From, class To>
+void copy(const From* from, Index from_step, To* to, Index to_step, Index n) {
+  using Eigen::Dynamic;
+  using Source = Eigen::Map<const Eigen::Array<From, Dynamic, 1>, 0, Eigen::InnerStride<>>;
+  using Target = Eigen::Map<Eigen::Array<To, Dynamic, 1>, 0, Eigen::InnerStride<>>;
+  if (from_step == 1 && to_step == 1) {  // known to the compiler, Eigen converts whole vectors
+    Eigen::Map<Eigen::Array<To, Dynamic, 1>>(to, n) =
+        Eigen::Map<const Eigen::Array<From, Dynamic, 1>>(from, n).template cast<To>();
+  } else {
+    Target(to, n, Eigen::InnerStride<>(to_step)) =
+        Source(from, n, Eigen::InnerStride<>(from_step)).template cast<To>();
+  }
+}
+
+/// v rounded to A; what finite values made too large for A becomes its largest finite value.
+template <class A>
+[[nodiscard]] A saturated(double v) {
+  constexpr A largest = std::numeric_limits<A>::max();
+  if (is_nan(v)) return static_cast<A>(v);
+  if (is_finite(v) && std::abs(v) <= static_cast<double>(largest)) return static_cast<A>(v);
+  return v > 0 ? largest : -largest;
+}
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <limits>
+#include <string>
+
+#include "batchnorm/detail/scalar.hpp"
+#include "batchnorm/error.hpp"
+
+namespace batchnorm {
+
+/// How much a new batch weighs in the running statistics. Libraries write it both ways round, so it
+/// has to be said:
+///   weight_of_new(w):  running = (1 - w) * running + w * batch      (PyTorch's momentum)
+///   weight_of_old(w):  running = w * running + (1 - w) * batch      (Keras, Flax, ONNX)
+///   cumulative():      running = the plain average of all batches   (PyTorch's momentum=None)
+class Momentum {
+ public:
+  Momentum(double) = delete;  // which way? Momentum::weight_of_new or weight_of_old
+
+  [[nodiscard]] static constexpr Momentum weight_of_new(double w) { return {w, Kind::weight}; }
+  [[nodiscard]] static constexpr Momentum weight_of_old(double w) { return {1 - w, Kind::weight}; }
+  [[nodiscard]] static constexpr Momentum cumulative() { return {0, Kind::cumulative}; }
+
+  [[nodiscard]] constexpr bool is_cumulative() const { return kind_ == Kind::cumulative; }
+  /// The new batch's weight; 0 under cumulative(), whose weight falls with every batch.
+  [[nodiscard]] constexpr double weight_of_new() const { return weight_; }
+
+  [[nodiscard]] friend constexpr bool operator==(Momentum a, Momentum b) {
+    return a.weight_ == b.weight_ && a.kind_ == b.kind_;
+  }
+  [[nodiscard]] friend constexpr bool operator!=(Momentum a, Momentum b) { return !(a == b); }
+
+ private:
+  enum class Kind { weight, cumulative };
+  constexpr Momentum(double weight, Kind kind) : weight_(weight), kind_(kind) {}
+
+  double weight_;
+  Kind kind_;
+};
+
+/// What the running variance averages: sum (x - mu)^2 / (n - 1), or / n. The batch itself is always
+/// normalized by the population variance, / n.
+enum class VarianceEstimate { unbiased, population };
+
+/// Where the channel stands in your tensors: (N, C, ...) or (N, ..., C).
+enum class ChannelAxis { first, last };
+
+/// What to do with one value per channel where batch statistics are used: its variance is 0.
+enum class SingleValue {
+  reject,       ///< std::invalid_argument; so is an empty batch in training
+  use_running,  ///< normalize with the running statistics and leave them as they are
+  accept        ///< y = beta, dx = 0; an unbiased running variance is left as it is
+};
+
+/// What to do with a channel whose batch statistics are infinite or NaN. y carries them, unless
+/// rejected.
+enum class NonFinite {
+  skip_update,  ///< the channel's running statistics stay as they were
+  propagate,    ///< they take the infinities and NaNs, as PyTorch's do
+  reject        ///< std::domain_error; nothing is changed or written
+};
+
+/// A layer's options; validated when a layer is built.
+struct Options {
+  double eps = 1e-5;  ///< added to the variance; finite, at least numeric_limits<Param>::min()
+  Momentum momentum = Momentum::weight_of_new(0.1);
+  VarianceEstimate running_variance = VarianceEstimate::unbiased;
+  bool scale = true;                ///< learn gamma
+  bool shift = true;                ///< learn beta
+  bool track_running_stats = true;  ///< off: batch statistics in eval mode too
+  ChannelAxis channel_axis = ChannelAxis::first;
+  SingleValue single_value = SingleValue::reject;
+  NonFinite non_finite = NonFinite::skip_update;
+
+  /// Defaults of other libraries, whose numbers a layer then gives.
+  [[nodiscard]] static Options pytorch() { return {}; }
+  [[nodiscard]] static Options keras() { return averaging_population(1e-3, 0.99); }
+  [[nodiscard]] static Options flax() { return averaging_population(1e-5, 0.99); }
+  [[nodiscard]] static Options onnx() { return averaging_population(1e-5, 0.9); }
+
+ private:
+  [[nodiscard]] static Options averaging_population(double eps, double weight_of_old);
+};
+
+inline Options Options::averaging_population(double eps, double weight_of_old) {
+  Options o;
+  o.eps = eps;
+  o.momentum = Momentum::weight_of_old(weight_of_old);
+  o.running_variance = VarianceEstimate::population;
+  o.single_value = SingleValue::accept;
+  return o;
+}
+
+namespace detail {
+
+inline void validate(Momentum momentum, const Where& where) {
+  const double w = momentum.weight_of_new();
+  if (!is_finite(w) || w < 0 || w > 1) {
+    where.invalid("expected a momentum weight in [0, 1], got " + number(w));
+  }
+}
+
+template <class Param>
+void validate(const Options& options, const Where& where) {
+  if (!is_finite(options.eps) ||
+      options.eps < static_cast<double>(std::numeric_limits<Param>::min())) {
+    where.invalid("expected a finite eps of at least numeric_limits<Param>::min(), got " +
+                  number(options.eps));
+  }
+  validate(options.momentum, where);
+  if (options.single_value == SingleValue::use_running && !options.track_running_stats) {
+    where.invalid(
+        "expected track_running_stats with SingleValue::use_running, got it switched off");
+  }
+}
+
+}  // namespace detail
+}  // namespace batchnorm
