@@ -91,7 +91,7 @@ void apply_preset(const std::string& preset, Options& options) {
   if (best) {
     options.bn = BatchNormRuns::on;
     options.batch = 128;
-    options.learning_rate = 0.5;
+    options.learning_rate = 1.0;
     options.schedule = Schedule::cosine;
   } else {
     options.batch = 128;
