@@ -18,7 +18,7 @@ have_header() {
 # have_package NAME: installed by dpkg, or found by what it would bring.
 have_package() {
   case $1 in
-    g++ | cmake | make | git | pkg-config) have_command "$1" && return ;;
+    g++ | clang++ | cmake | make | git | pkg-config) have_command "$1" && return ;;
     clang) have_command clang++ && return ;;
     libeigen3-dev) have_header eigen3/Eigen/Core Eigen/Core && return ;;
     catch2) have_header catch2/catch_all.hpp catch2/catch.hpp && return ;;

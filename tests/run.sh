@@ -1,0 +1,56 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Runs the tests; on a fresh Debian this one command is all it takes.
+#   sh tests/run.sh          the core, with what it needs installed first where it is missing
+#   sh tests/run.sh --all    then too what needs more packages or more minutes
+# Builds in build/tests. CXX names another compiler than g++, as in CXX=clang++ sh tests/run.sh.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+jobs=$(nproc 2>/dev/null || echo 2)
+. "$root/tests/packages.sh"
+
+# build_and_test NAME [CMAKE OPTION...]: -O1 compiles fast and keeps Eigen's assertions.
+build_and_test() {
+  build=$root/build/$1
+  shift
+  mkdir -p "$build"
+  if ! cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 "$@" \
+      >"$build/configure.log" 2>&1; then
+    cat "$build/configure.log" >&2
+    return 1
+  fi
+  cmake --build "$build" -j "$jobs" &&
+    (cd "$build" && ctest --output-on-failure -j "$jobs")
+}
+
+# also WHAT PACKAGES COMMAND...: one more thing to test.
+also() {
+  printf '\n== %s\n' "$1"
+  # shellcheck disable=SC2086  # a list, meant to split
+  need_packages $2
+  what=$1
+  shift 2
+  "$@" || failed="$failed
+  $what"
+}
+
+case ${1:-} in
+  '' | --all) ;;
+  *)
+    sed -n '3,6s/^# //p' "$0"
+    [ "$1" = --help ] || exit 1
+    exit 0
+    ;;
+esac
+
+failed=
+also "The core" "${CXX:-g++} cmake make libeigen3-dev catch2 pkg-config zlib1g-dev" build_and_test tests
+if [ "${1:-}" = --all ]; then
+  also "Golden numbers, made again" python3-torch \
+    /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
+  also "With clang" clang build_and_test tests-clang -DCMAKE_CXX_COMPILER=clang++
+  also "With the address and undefined behaviour sanitizers" "" build_and_test tests-sanitized \
+    -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all"
+fi
+[ -z "$failed" ] || { printf '\nFailed:%s\n' "$failed" >&2; exit 1; }
+printf '\nAll tests passed.\n'
