@@ -44,7 +44,6 @@ class Scratch {
  public:
   void reserve(const Plan& plan) {
     grow(sums, 2 * plan.slabs * plan.channels);
-    grow(counts, plan.slabs * plan.groups);
     grow(var, plan.channels);
     grow(long_way, plan.channels);
     grow(coefficients, 6 * plan.channels);
@@ -59,7 +58,6 @@ class Scratch {
   }
 
   Eigen::Array<double, Eigen::Dynamic, 1> sums;     ///< two per slab and channel
-  Eigen::Array<double, Eigen::Dynamic, 1> counts;   ///< values per channel, for each group and slab
   Eigen::Array<double, Eigen::Dynamic, 1> var;      ///< population variance per channel
   Eigen::Array<bool, Eigen::Dynamic, 1> long_way;   ///< channels that the kernels cannot do
   Eigen::Array<A, Eigen::Dynamic, 1> coefficients;  ///< of the channels that they can
@@ -182,9 +180,17 @@ class Forward : Pass<T, double> {
   using Pass<T, double>::plan, Pass<T, double>::k;
 
   [[nodiscard]] auto reducing() const {
-    return [this](Index g, Index s) {
-      scratch.counts[g * plan.slabs + s] = in_shape(plan, [&](auto shape) {
-        return shape.moments(x, plan.part(g, s), this->sum(0, s), this->sum(1, s));
+    return [this](const Part& part) {
+      double* const mean = this->sum(0, part.s);
+      double* const m2 = this->sum(1, part.s);
+      in_shape(plan, [&](auto shape) {
+        const double before =
+            shape.count_before(x, part.b0) - shape.count_before(x, part.s * plan.slab_blocks);
+        if (before == 0) {
+          std::fill(mean + part.c0, mean + part.c1, 0.0);
+          std::fill(m2 + part.c0, m2 + part.c1, 0.0);
+        }
+        shape.moments(x, part, before, mean, m2);
       });
     };
   }
@@ -194,24 +200,27 @@ class Forward : Pass<T, double> {
     const Part part = plan.part(g, 0);
     double* const mean = this->sum(0);
     double* const m2 = this->sum(1);
-    double n = scratch.counts[g * plan.slabs];
+    const auto end = [&](Index s) {
+      return in_shape(plan, [&](auto shape) { return shape.count_before(x, plan.part(g, s).b1); });
+    };
     for (Index s = 1; s < plan.slabs; ++s) {
-      const double more = scratch.counts[g * plan.slabs + s];
+      const double share = (end(s) - end(s - 1)) / end(s);
       for (Index c = part.c0; c < part.c1; ++c) {
-        merge(n, more / (n + more), this->sum(0, s)[c], this->sum(1, s)[c], mean[c], m2[c]);
+        merge(end(s - 1), share, this->sum(0, s)[c], this->sum(1, s)[c], mean[c], m2[c]);
       }
-      n += more;
     }
+    const double n = end(plan.slabs - 1);
     for (Index c = part.c0; c < part.c1; ++c) {
       if (is_finite(mean[c]) && is_finite(m2[c])) {
         scratch.var[c] = std::max(m2[c], 0.0) / n;
         by.mean[c] = mean[c];
         by.inv_std[c] = 1 / std::sqrt(scratch.var[c] + eps);
       } else {  // an overflow on the way, or values that are not finite
-        const auto [shrink, moment] = exact::moment(x, c);
-        scratch.var[c] = moment.m2 / n / shrink / shrink;
-        by.mean[c] = moment.mean / shrink;
-        by.inv_std[c] = shrink / std::sqrt(moment.m2 / n + eps * shrink * shrink);
+        const auto scaled = exact::moment(x, c);
+        const double shrink = scaled.shrink, var = scaled.m2 / n;
+        scratch.var[c] = var / shrink / shrink;
+        by.mean[c] = scaled.mean / shrink;
+        by.inv_std[c] = shrink / std::sqrt(var + eps * shrink * shrink);
       }
     }
   }
@@ -234,8 +243,8 @@ class Forward : Pass<T, double> {
   }
 
   [[nodiscard]] auto mapping() const {
-    return [this](Index g, Index s) {
-      in_shape(plan, [&](auto shape) { shape.normalize(x, y_, plan.part(g, s), k); });
+    return [this](const Part& part) {
+      in_shape(plan, [&](auto shape) { shape.normalize(x, y_, part, k); });
     };
   }
 
@@ -282,10 +291,15 @@ class Backward : Pass<T, const double> {
   using Pass<T, const double>::plan, Pass<T, const double>::k;
 
   [[nodiscard]] auto reducing() const {
-    return [this](Index g, Index s) {
-      in_shape(plan, [&](auto shape) {
-        shape.gradient_sums(x, dy_, plan.part(g, s), k, this->sum(0, s), this->sum(1, s));
-      });
+    return [this](const Part& part) {
+      double* const sum_dy = this->sum(0, part.s);
+      double* const sum_dy_x_hat = this->sum(1, part.s);
+      if (part.b0 == part.s * plan.slab_blocks) {
+        std::fill(sum_dy + part.c0, sum_dy + part.c1, 0.0);
+        std::fill(sum_dy_x_hat + part.c0, sum_dy_x_hat + part.c1, 0.0);
+      }
+      in_shape(plan,
+               [&](auto shape) { shape.gradient_sums(x, dy_, part, k, sum_dy, sum_dy_x_hat); });
     };
   }
 
@@ -344,12 +358,12 @@ class Backward : Pass<T, const double> {
   }
 
   [[nodiscard]] auto mapping() const {
-    return [this](Index g, Index s) {
+    return [this](const Part& part) {
       in_shape(plan, [&](auto shape) {
         if (by.of_batch) {
-          shape.input_gradient(x, dy_, dx_, plan.part(g, s), k);
+          shape.input_gradient(x, dy_, dx_, part, k);
         } else {
-          shape.normalize(dy_, dx_, plan.part(g, s), k);  // mean and shift are 0
+          shape.normalize(dy_, dx_, part, k);  // mean and shift are 0
         }
       });
     };

@@ -75,8 +75,7 @@ class BatchNorm {
     grad_beta_ = Vector::Zero(beta_.size());
     reset_running_stats();
   }
-  BatchNorm(Index, double,
-            double = 0) = delete;  // say which: Options o; o.eps = ...; o.momentum = ...
+  BatchNorm(Index, double, double = 0) = delete;  // say which: Options o; o.eps = 1e-5;
 
   // Forward. -----------------------------------------------------------------------------------
 

@@ -30,12 +30,11 @@ void for_each(Index c, const F& f, const View<T>&... v) {
   }
 }
 
-/// A channel's moment with the power of two that its values were multiplied by: 1 unless squares
-/// would overflow. mean and m2 are those of the scaled values; m2 is NaN where a value is not
-/// finite.
+/// A channel's mean and sum of squared deviations with the power of two that its values were
+/// multiplied by: 1 unless squares would overflow. mean and m2 are those of the scaled values; m2
+/// is NaN where a value is not finite.
 struct ScaledMoment {
-  double shrink;
-  Moment moment;
+  double shrink, mean, m2;
 };
 
 template <class T>
@@ -52,7 +51,7 @@ template <class T>
       },
       x);
   const double n = static_cast<double>(x.count());
-  if (!finite) return {1, {n, sum / n, std::numeric_limits<double>::quiet_NaN()}};
+  if (!finite) return {1, sum / n, std::numeric_limits<double>::quiet_NaN()};
 
   const double shrink = largest > 0x1p500 ? 0x1p-1000 : 1;
   const double first = static_cast<double>(*x.at(0, c, 0)) * shrink;
@@ -69,7 +68,7 @@ template <class T>
         m2 += v * v;
       },
       x);
-  return {shrink, {n, mean + residue / n, m2 - residue * (residue / n)}};
+  return {shrink, mean + residue / n, m2 - residue * (residue / n)};
 }
 
 /// The statistics to normalize channel c with. Where a batch's inv_std is beyond a double, as when
@@ -79,8 +78,8 @@ template <class T>
                                     bool of_batch) {
   if (of_batch && inv_std < 0x1p-1000) {
     const ScaledMoment scaled = moment(x, c);
-    return {scaled.shrink, scaled.moment.mean,
-            1 / std::sqrt(scaled.moment.m2 / scaled.moment.count)};
+    const double n = static_cast<double>(x.count());
+    return {scaled.shrink, scaled.mean, 1 / std::sqrt(scaled.m2 / n)};
   }
   constexpr double shrink = 0x1p-4;  // of two values of 1e308, the difference still fits
   return {shrink, mean * shrink, inv_std / shrink};

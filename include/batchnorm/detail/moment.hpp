@@ -20,19 +20,11 @@ inline void merge(double a_n, double share, double b_mean, double b_m2, double& 
   m2 += b_m2 + delta * delta * (a_n * share);
 }
 
-/// The same for values of which there may be none yet.
-inline void merge(Moment& a, const Moment& b) {
-  if (a.count == 0) {
-    a = b;
-    return;
-  }
-  merge(a.count, b.count / (a.count + b.count), b.mean, b.m2, a.mean, a.m2);
-  a.count += b.count;
-}
-
-/// What a task works on: channels [c0, c1), of which blocks [b0, b1).
+/// What a step works on: channels [c0, c1), of which blocks [b0, b1), in slab s.
 struct Part {
-  Index c0, c1, b0, b1;
+  Index c0, c1, s, b0, b1;
+
+  [[nodiscard]] Part only(Index b) const { return {c0, c1, s, b, b + 1}; }
 };
 
 /// Numbers per channel, rounded for the kernels:

@@ -38,40 +38,39 @@ class Workers {
   /// for the others could wait for ever.
   [[nodiscard]] int count() const { return device_ ? count_(device_) : 1; }
 
-  /// Calls task(0), ..., task(tasks - 1), each once, on `threads` threads, and returns when all are
-  /// done. Tasks must not throw. Which thread does which is left to chance, so a task's result must
-  /// not depend on it.
-  template <class Task>
-  void run(Index tasks, int threads, const Task& task) const {
+  /// Calls body(take) on up to `threads` threads at once and returns when all have. take() hands
+  /// out the numbers below `tasks`, each once, then numbers that are not. Bodies must not throw.
+  /// Which thread gets which is left to chance, so a task's result must not depend on it.
+  template <class Body>
+  void run(int threads, Index tasks, const Body& body) const {
     const Index helpers = std::min<Index>(threads, tasks) - 1;
     if (helpers <= 0) {
-      for (Index t = 0; t < tasks; ++t) task(t);
+      Index next = 0;
+      body([&next] { return next++; });
       return;
     }
-    Job job{[](const void* f, Index t) { (*static_cast<const Task*>(f))(t); }, &task, tasks,
-            helpers};
+    const auto call = [](Job* job) {
+      (*static_cast<const Body*>(job->body))([job] { return job->next.fetch_add(1); });
+    };
+    Job job{call, &body, helpers};
     for (Index h = 0; h < helpers; ++h) schedule_(device_, &job);
-    job.work();
+    call(&job);
     job.wait();
   }
 
  private:
-  /// A loop of tasks that threads take from in turn. It lies on its caller's stack, who therefore
-  /// waits for every helper to have left, late ones included.
+  /// Lies on its caller's stack, who therefore waits for every helper to have left, late ones
+  /// included.
   struct Job {
-    void (*call)(const void* task, Index t);
-    const void* task;
-    Index tasks;
-    Index helpers;  // that have not yet left
+    void (*call)(Job*);
+    const void* body;
+    Index helpers;  // that have not left yet
     std::atomic<Index> next{0};
     std::mutex mutex{};
     std::condition_variable all_left{};
 
-    void work() {
-      for (Index t; (t = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) call(task, t);
-    }
     void help() {
-      work();
+      call(this);
       const std::lock_guard<std::mutex> lock(mutex);
       if (--helpers == 0) all_left.notify_one();
     }

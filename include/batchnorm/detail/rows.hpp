@@ -22,6 +22,11 @@ struct Rows {
   [[nodiscard]] static Index blocks(const View<T>& v) {
     return (v.outer + block_rows - 1) / block_rows;
   }
+  /// How many of a channel's values lie before block b.
+  template <class T>
+  [[nodiscard]] static double count_before(const View<T>& v, Index b) {
+    return static_cast<double>(std::min(b * block_rows, v.outer));
+  }
 
   /// Values of some rows and columns, rows `stride` apart.
   template <class A>
@@ -117,33 +122,6 @@ struct Rows {
     }
   }
 
-  /// mean and m2 of each column of a tile: a mean about the first row, then deviations from that,
-  /// corrected by their own sum; the second reading comes from the cache. Exact for a constant.
-  template <class A>
-  static void tile_moments(const Tile<const A>& x, double* mean, double* m2) {
-    const double n = static_cast<double>(x.rows);
-    double d[tile_columns] = {}, dd[tile_columns] = {};
-    A m[tile_columns];
-    const auto add_difference = [&](auto& s, Index r, Index j) {
-      using V = std::decay_t<decltype(s[0])>;
-      s[0] += load<V>(x.row(r) + j) - load<V>(x.data + j);
-    };
-    sums<A, 1>(x.rows, x.columns, add_difference, {d});
-    for (Index j = 0; j < x.columns; ++j) m[j] = x.data[j] + narrow<A>(d[j] / n);
-    const auto add_deviation = [&](auto& s, Index r, Index j) {
-      using V = std::decay_t<decltype(s[0])>;
-      const V v = load<V>(x.row(r) + j) - load<V>(m + j);
-      s[0] += v;
-      s[1] += v * v;
-    };
-    std::fill_n(d, x.columns, 0.0);
-    sums<A, 2>(x.rows, x.columns, add_deviation, {d, dd});
-    for (Index j = 0; j < x.columns; ++j) {
-      mean[j] = static_cast<double>(m[j]) + d[j] / n;
-      m2[j] = dd[j] - d[j] * (d[j] / n);
-    }
-  }
-
   /// Calls f(row, rows, column, columns) for the tiles of a part.
   template <class T, class F>
   static void for_tiles(const View<T>& v, const Part& part, const F& f) {
@@ -157,26 +135,47 @@ struct Rows {
 
   // The four kernels. Arrays of numbers per channel are indexed by channel.
 
-  /// mean and m2 of the part's values of each channel. Returns their number.
+  /// Adds the part's values to mean and m2 of each channel, which hold those of `before` rows. See
+  /// Runs::moments, whose way this is.
   template <class T>
-  static double moments(const View<const T>& x, const Part& part, double* mean, double* m2) {
+  static void moments(const View<const T>& x, const Part& part, double before, double* mean,
+                      double* m2) {
     using A = ParamOf<T>;
     Buffer<A> room;
     const Index first = part.b0 * block_rows;
-    Index n = 0;
     for_tiles(x, part, [&](Index row, Index rows, Index c, Index columns) {
       const auto tile = read<A>(x, row, rows, c, columns, room);
-      const double before = static_cast<double>(row - first);
-      n = row - first + rows;
-      if (row == first) return tile_moments(tile, mean + c, m2 + c);
-      double tile_mean[tile_columns], tile_m2[tile_columns];
-      tile_moments(tile, tile_mean, tile_m2);
-      const double share = static_cast<double>(rows) / static_cast<double>(n);
+      const double n = static_cast<double>(rows);
+      const double so_far = before + static_cast<double>(row - first);
+      A about[tile_columns];
+      double d[tile_columns], dd[tile_columns];
+      const auto add_deviation = [&](auto& s, Index r, Index j) {
+        using V = std::decay_t<decltype(s[0])>;
+        const V v = load<V>(tile.row(r) + j) - load<V>(about + j);
+        s[0] += v;
+        s[1] += v * v;
+      };
+      const auto sum_up = [&] {
+        std::fill_n(d, columns, 0.0);
+        std::fill_n(dd, columns, 0.0);
+        sums<A, 2>(rows, columns, add_deviation, {d, dd});
+      };
       for (Index j = 0; j < columns; ++j) {
-        merge(before, share, tile_mean[j], tile_m2[j], mean[c + j], m2[c + j]);
+        about[j] = so_far > 0 ? narrow<A>(mean[c + j]) : tile.data[j];
+      }
+      sum_up();
+      bool again = false;
+      for (Index j = 0; j < columns; ++j) again |= d[j] * d[j] > 0.25 * n * dd[j];
+      if (again) {
+        for (Index j = 0; j < columns; ++j) about[j] += narrow<A>(d[j] / n);
+        sum_up();
+      }
+      const double share = n / (so_far + n);
+      for (Index j = 0; j < columns; ++j) {
+        merge(so_far, share, static_cast<double>(about[j]) + d[j] / n, dd[j] - d[j] * (d[j] / n),
+              mean[c + j], m2[c + j]);
       }
     });
-    return static_cast<double>(n);
   }
 
   /// y = (x - mean) * scale + shift
@@ -199,15 +198,13 @@ struct Rows {
     });
   }
 
-  /// sum dy and sum dy * x_hat over the part's values of each channel
+  /// Adds the part's sum dy and sum dy * x_hat of each channel.
   template <class T>
   static void gradient_sums(const View<const T>& x, const View<const T>& dy, const Part& part,
                             const Coefficients<ParamOf<T>>& k, double* sum_dy,
                             double* sum_dy_x_hat) {
     using A = ParamOf<T>;
     Buffer<A> room_x, room_dy;
-    std::fill(sum_dy + part.c0, sum_dy + part.c1, 0.0);
-    std::fill(sum_dy_x_hat + part.c0, sum_dy_x_hat + part.c1, 0.0);
     for_tiles(x, part, [&](Index row, Index rows, Index c, Index columns) {
       const auto from_x = read<A>(x, row, rows, c, columns, room_x);
       const auto from_dy = read<A>(dy, row, rows, c, columns, room_dy);

@@ -10,14 +10,16 @@
 
 namespace batchnorm::detail {
 
-/// The first of two loop shapes: a channel is made of runs, contiguous in memory (NCHW). Its values
-/// are taken a block at a time, small enough for the first-level cache.
+/// The first of two loop shapes: a channel is made of runs, contiguous in memory (NCHW). A block is
+/// some 2,000 values of every channel: a piece of one long run, or several short runs, which are
+/// read in the order of memory, channel after channel.
 struct Runs {
   static constexpr Index block_size = 2048;
+  static constexpr Index most_channels = 64;  // of a part
 
-  /// How channels are cut into blocks: pieces of one long run, or several short runs.
+  /// How channels are cut into blocks.
   struct Blocking {
-    Index pieces_per_run, piece, runs_per_block, count;
+    Index pieces, piece, runs, count;  // pieces of a run and their length; runs of a block; blocks
   };
   template <class T>
   [[nodiscard]] static Blocking blocking(const View<T>& v) {
@@ -33,159 +35,168 @@ struct Runs {
     return blocking(v).count;
   }
 
-  /// The values of one block of a channel: `runs` runs of `length`, `stride` apart.
-  template <class A>
+  /// One block: runs [o0, o1), of each `length` values from `i` on.
   struct Block {
-    A* data;
-    Index runs, length, stride;
-
-    [[nodiscard]] A* run(Index r) const { return data + r * stride; }
-  };
-
-  /// The place of a block within every channel.
-  struct At {
-    Index outer, runs, inner, length;
+    Index o0, o1, i, length;
 
     template <class T>
-    At(const View<T>& v, const Blocking& b, Index block)
-        : outer(block / b.pieces_per_run * b.runs_per_block),
-          runs(std::min(b.runs_per_block, v.outer - outer)),
-          inner(block % b.pieces_per_run * b.piece),
-          length(std::min(b.piece, v.inner - inner)) {}
-
-    [[nodiscard]] Index count() const { return runs * length; }
+    Block(const View<T>& v, Index b) {
+      const Blocking cut = blocking(v);
+      o0 = b / cut.pieces * cut.runs;
+      o1 = std::min(o0 + cut.runs, v.outer);
+      i = b % cut.pieces * cut.piece;
+      length = std::min(cut.piece, v.inner - i);
+    }
+    [[nodiscard]] double count() const { return static_cast<double>((o1 - o0) * length); }
   };
 
-  /// Room for a block whose values do not lie in memory as the kernels need them: one after
-  /// another, of type A.
+  /// How many of a channel's values lie before block b.
+  template <class T>
+  [[nodiscard]] static double count_before(const View<T>& v, Index b) {
+    if (b == blocks(v)) return static_cast<double>(v.count());
+    const Block block(v, b);
+    return static_cast<double>(block.o0 * v.inner + block.i);
+  }
+
+  /// Values in a row as type A: where they lie, or gathered into a buffer.
   template <class A>
   using Buffer = std::array<A, block_size>;
-
   template <class A, class T>
-  [[nodiscard]] static Block<const A> read(const View<const T>& v, Index c, const At& at,
-                                           Buffer<A>& buffer) {
+  [[nodiscard]] static const A* read(const View<const T>& v, Index o, Index c, const Block& b,
+                                     Buffer<A>& buffer) {
+    const T* const from = v.at(o, c, b.i);
     if constexpr (std::is_same_v<T, A>) {
-      if (v.inner_stride == 1)
-        return {v.at(at.outer, c, at.inner), at.runs, at.length, v.outer_stride};
+      if (v.inner_stride == 1) return from;
     }
-    for (Index r = 0; r < at.runs; ++r) {
-      copy(v.at(at.outer + r, c, at.inner), v.inner_stride, buffer.data() + r * at.length, 1,
-           at.length);
-    }
-    return {buffer.data(), at.runs, at.length, at.length};
+    copy(from, v.inner_stride, buffer.data(), 1, b.length);
+    return buffer.data();
   }
-
-  /// Has `compute` write a block, in its place or, by way of the buffer, to it.
+  /// Calls compute(to) to have values written in a row, in their place or by way of the buffer.
   template <class A, class T, class Compute>
-  static void write(const View<T>& v, Index c, const At& at, Buffer<A>& buffer,
+  static void write(const View<T>& v, Index o, Index c, const Block& b, Buffer<A>& buffer,
                     const Compute& compute) {
+    T* const to = v.at(o, c, b.i);
     if constexpr (std::is_same_v<T, A>) {
-      if (v.inner_stride == 1) {
-        return compute(Block<A>{v.at(at.outer, c, at.inner), at.runs, at.length, v.outer_stride});
-      }
+      if (v.inner_stride == 1) return compute(to);
     }
-    compute(Block<A>{buffer.data(), at.runs, at.length, at.length});
-    for (Index r = 0; r < at.runs; ++r) {
-      copy(buffer.data() + r * at.length, 1, v.at(at.outer + r, c, at.inner), v.inner_stride,
-           at.length);
-    }
+    compute(buffer.data());
+    copy(buffer.data(), 1, to, v.inner_stride, b.length);
   }
 
-  /// The sums of K terms over a block. add(s, x, ...) adds the terms of the values x, ... to s[0]
-  /// to s[K-1]; it is called with vectors and with single values. A float sum takes few values
-  /// before it goes on in double, so that even equal roundings stay below 5e-7 of it.
-  template <int K, class A, class Add, class... More>
-  [[nodiscard]] static std::array<double, K> sums(const Add& add, const Block<const A>& x,
-                                                  const More&... more) {
-    using V = Lanes<A>;
-    constexpr Index W = width_of<V>;
-    constexpr int parts = 4;      // independent sums: an addition's result takes some cycles
-    constexpr int most_adds = 8;  // to one of them
-    V part[parts][K] = {};
-    double wide[K][W] = {};
-    std::array<double, K> total{};
-    int adds = 0;
-    const auto flush = [&]() __attribute__((always_inline)) {
-#pragma GCC unroll 4
-      for (int k = 0; k < K; ++k) {
-        add_wide(wide[k], V((part[0][k] + part[1][k]) + (part[2][k] + part[3][k])));
-        part[0][k] = part[1][k] = part[2][k] = part[3][k] = V{};
-      }
-      adds = 0;
-    };
-    for (Index r = 0; r < x.runs; ++r) {
-      Index i = 0;
-      for (; i + parts * W <= x.length; i += parts * W) {
-#pragma GCC unroll 4
-        for (int p = 0; p < parts; ++p) {
-          add(part[p], load<V>(x.run(r) + i + p * W), load<V>(more.run(r) + i + p * W)...);
-        }
-        if (++adds == most_adds) flush();
-      }
-      for (; i + W <= x.length; i += W) {
-        add(part[0], load<V>(x.run(r) + i), load<V>(more.run(r) + i)...);
-        if (++adds == most_adds) flush();
-      }
-      for (; i < x.length; ++i) {
-        A single[K] = {};
-        add(single, x.run(r)[i], more.run(r)[i]...);
-        for (std::size_t k = 0; k < K; ++k) total[k] += static_cast<double>(single[k]);
-      }
-    }
-    flush();
-    for (std::size_t k = 0; k < K; ++k) {
-      for (const double lane : wide[k]) total[k] += lane;
-    }
-    return total;
-  }
-
-  /// y = f(x, ...), value by value.
-  template <class A, class F, class... X>
-  static void map(const F& f, const Block<A>& y, const X&... x) {
-    using V = Lanes<A>;
-    constexpr Index W = width_of<V>;
-    for (Index r = 0; r < y.runs; ++r) {
-      Index i = 0;
-      for (; i + W <= y.length; i += W) store<V>(y.run(r) + i, f(load<V>(x.run(r) + i)...));
-      for (; i < y.length; ++i) y.run(r)[i] = f(x.run(r)[i]...);
-    }
-  }
-
-  /// Mean and sum of squared deviations of a block: a mean about the first value, then deviations
-  /// from that, corrected by their own sum; the second reading comes from the cache. Exact for a
-  /// constant.
+  /// Two sums over many values, lane by lane in double.
   template <class A>
-  [[nodiscard]] static Moment block_moment(const Block<const A>& x) {
-    const A first = x.data[0];
-    const double n = static_cast<double>(x.runs * x.length);
-    const double rough = sums<1>([=](auto& s, const auto& v) { s[0] += v - first; }, x)[0];
-    const A m = first + narrow<A>(rough / n);
-    const auto add_deviation = [=](auto& s, const auto& v) {
-      const auto d = v - m;
-      s[0] += d;
-      s[1] += d * d;
-    };
-    const auto [d, dd] = sums<2>(add_deviation, x);
-    return {n, static_cast<double>(m) + d / n, dd - d * (d / n)};
+  struct Sums {
+    double lanes[2][width_of<Lanes<A>>] = {};
+
+    [[nodiscard]] double operator[](int k) const {
+      double total = 0;
+      for (const double lane : lanes[k]) total += lane;
+      return total;
+    }
+
+    /// Adds two terms for each of n values: add(s, x, ...) adds those of x[i], ... to s[0] and
+    /// s[1], and is called with vectors and with single values. A float sum takes a few values
+    /// before it goes on in double, so that even roundings that are all alike stay below 5e-7 of
+    /// it.
+    template <class Add, class... X>
+    void add(Index n, const Add& add, const X*... x) {
+      using V = Lanes<A>;
+      constexpr Index W = width_of<V>;
+      constexpr int most_adds = 8;
+      Index i = 0;
+      while (i + 4 * W <= n) {  // four independent sums: an addition's result takes some cycles
+        V a[2] = {}, b[2] = {}, c[2] = {}, d[2] = {};
+        for (const Index stop = std::min(n, i + most_adds * 4 * W); i + 4 * W <= stop; i += 4 * W) {
+          add(a, load<V>(x + i)...);
+          add(b, load<V>(x + i + W)...);
+          add(c, load<V>(x + i + 2 * W)...);
+          add(d, load<V>(x + i + 3 * W)...);
+        }
+        for (int k = 0; k < 2; ++k) add_wide(lanes[k], V((a[k] + b[k]) + (c[k] + d[k])));
+      }
+      if (i + W <= n) {
+        V a[2] = {};
+        for (; i + W <= n; i += W) add(a, load<V>(x + i)...);
+        for (int k = 0; k < 2; ++k) add_wide(lanes[k], a[k]);
+      }
+      for (; i < n; ++i) {
+        A a[2] = {};
+        add(a, x[i]...);
+        for (int k = 0; k < 2; ++k) add_wide(lanes[k], a[k]);
+      }
+    }
+  };
+
+  /// y[i] = f(x[i], ...) for n values.
+  template <class A, class F, class... X>
+  static void map(Index n, const F& f, A* y, const X*... x) {
+    using V = Lanes<A>;
+    constexpr Index W = width_of<V>;
+    Index i = 0;
+    for (; i + W <= n; i += W) store<V>(y + i, f(load<V>(x + i)...));
+    for (; i < n; ++i) y[i] = f(x[i]...);
   }
 
   // The four kernels. Arrays of numbers per channel are indexed by channel.
 
-  /// mean and m2 of the part's values of each channel. Returns their number.
+  /// Adds the part's values to mean and m2 of each channel, which hold those of `before` values.
+  ///
+  /// Deviations are taken from a value near the mean: that of the values before, or at first of a
+  /// few values. Their sums d and dd give the block's mean and m2 with as many digits as dd has,
+  /// unless the block's own mean is more than about half a deviation away: then it is done again
+  /// about that, while it is in the cache. Exact for a constant.
   template <class T>
-  static double moments(const View<const T>& x, const Part& part, double* mean, double* m2) {
-    const Blocking blocks = blocking(x);
-    Buffer<ParamOf<T>> room;
-    Moment total;
-    for (Index c = part.c0; c < part.c1; ++c) {
-      total = {};
-      for (Index b = part.b0; b < part.b1; ++b) {
-        merge(total, block_moment(read(x, c, At(x, blocks, b), room)));
+  static void moments(const View<const T>& x, const Part& part, double before, double* mean,
+                      double* m2) {
+    using A = ParamOf<T>;
+    Buffer<A> room;
+    A about[most_channels];
+    for (Index b = part.b0; b < part.b1; ++b) {
+      const Block block(x, b);
+      const double n = block.count(), share = n / (before + n);
+      Sums<A> sums[most_channels];
+      const auto add = [&](Index o, Index c) {
+        const A near = about[c - part.c0];
+        sums[c - part.c0].add(
+            block.length,
+            [near](auto& s, const auto& v) {
+              const auto d = v - near;
+              s[0] += d;
+              s[1] += d * d;
+            },
+            read(x, o, c, block, room));
+      };
+      for (Index c = part.c0; c < part.c1; ++c) {
+        about[c - part.c0] = before > 0 ? narrow<A>(mean[c])
+                                        : guess(read(x, block.o0, c, block, room), block.length);
       }
-      mean[c] = total.mean;
-      m2[c] = total.m2;
+      for (Index o = block.o0; o < block.o1; ++o) {
+        for (Index c = part.c0; c < part.c1; ++c) add(o, c);
+      }
+      for (Index c = part.c0; c < part.c1; ++c) {
+        A& near = about[c - part.c0];
+        Sums<A>& s = sums[c - part.c0];
+        double d = s[0], dd = s[1];
+        if (d * d > 0.25 * n * dd) {
+          near += narrow<A>(d / n);
+          s = {};
+          for (Index o = block.o0; o < block.o1; ++o) add(o, c);
+          d = s[0];
+          dd = s[1];
+        }
+        merge(before, share, static_cast<double>(near) + d / n, dd - d * (d / n), mean[c], m2[c]);
+      }
+      before += n;
     }
-    return total.count;
+  }
+
+  /// A value near the mean of x: that of some values about the first. Exact for a constant.
+  template <class A>
+  [[nodiscard]] static A guess(const A* x, Index n) {
+    const Index some = std::min<Index>(n, 32);
+    double d = 0;
+    for (Index i = 1; i < some; ++i) d += static_cast<double>(x[i]) - static_cast<double>(x[0]);
+    return narrow<A>(static_cast<double>(x[0]) + d / static_cast<double>(some));
   }
 
   /// y = (x - mean) * scale + shift
@@ -193,42 +204,39 @@ struct Runs {
   static void normalize(const View<const T>& x, const View<T>& y, const Part& part,
                         const Coefficients<ParamOf<T>>& k) {
     using A = ParamOf<T>;
-    const Blocking blocks = blocking(x);
     Buffer<A> room;
-    for (Index c = part.c0; c < part.c1; ++c) {
+    for_each_run(x, part, [&](Index o, Index c, const Block& block) {
       const A mean = k.mean[c], scale = k.scale[c], shift = k.shift[c];
-      for (Index b = part.b0; b < part.b1; ++b) {
-        const At at(x, blocks, b);
-        const Block<const A> from = read(x, c, at, room);
-        write(y, c, at, room, [&](const Block<A>& to) {
-          map([=](const auto& v) { return (v - mean) * scale + shift; }, to, from);
-        });
-      }
-    }
+      const A* const from = read(x, o, c, block, room);
+      write(y, o, c, block, room, [&](A* to) {
+        map(
+            block.length, [=](const auto& v) { return (v - mean) * scale + shift; }, to, from);
+      });
+    });
   }
 
-  /// sum dy and sum dy * x_hat over the part's values of each channel
+  /// Adds the part's sum dy and sum dy * x_hat of each channel.
   template <class T>
   static void gradient_sums(const View<const T>& x, const View<const T>& dy, const Part& part,
                             const Coefficients<ParamOf<T>>& k, double* sum_dy,
                             double* sum_dy_x_hat) {
     using A = ParamOf<T>;
-    const Blocking blocks = blocking(x);
     Buffer<A> room_x, room_dy;
-    for (Index c = part.c0; c < part.c1; ++c) {
+    Sums<A> sums[most_channels];
+    for_each_run(x, part, [&](Index o, Index c, const Block& block) {
       const A mean = k.mean[c], inv_std = k.inv_std[c];
-      const auto add_terms = [=](auto& s, const auto& vx, const auto& vdy) {
-        const auto x_hat = (vx - mean) * inv_std;
-        s[0] += vdy;
-        s[1] += vdy * x_hat;
-      };
-      sum_dy[c] = sum_dy_x_hat[c] = 0;
-      for (Index b = part.b0; b < part.b1; ++b) {
-        const At at(x, blocks, b);
-        const auto terms = sums<2>(add_terms, read(x, c, at, room_x), read(dy, c, at, room_dy));
-        sum_dy[c] += terms[0];
-        sum_dy_x_hat[c] += terms[1];
-      }
+      sums[c - part.c0].add(
+          block.length,
+          [=](auto& s, const auto& vx, const auto& vdy) {
+            const auto x_hat = (vx - mean) * inv_std;
+            s[0] += vdy;
+            s[1] += vdy * x_hat;
+          },
+          read(x, o, c, block, room_x), read(dy, o, c, block, room_dy));
+    });
+    for (Index c = part.c0; c < part.c1; ++c) {
+      sum_dy[c] += sums[c - part.c0][0];
+      sum_dy_x_hat[c] += sums[c - part.c0][1];
     }
   }
 
@@ -237,21 +245,31 @@ struct Runs {
   static void input_gradient(const View<const T>& x, const View<const T>& dy, const View<T>& dx,
                              const Part& part, const Coefficients<ParamOf<T>>& k) {
     using A = ParamOf<T>;
-    const Blocking blocks = blocking(x);
     Buffer<A> room_x, room_dy;
-    for (Index c = part.c0; c < part.c1; ++c) {
+    for_each_run(x, part, [&](Index o, Index c, const Block& block) {
       const A mean = k.mean[c], mean_dy = k.mean_dy[c];
       const A scale = k.scale[c], slope = k.slope[c], shift = k.shift[c];
-      for (Index b = part.b0; b < part.b1; ++b) {
-        const At at(x, blocks, b);
-        const Block<const A> from_x = read(x, c, at, room_x), from_dy = read(dy, c, at, room_dy);
-        write(dx, c, at, room_dy, [&](const Block<A>& to) {
-          map(
-              [=](const auto& vx, const auto& vdy) {
-                return (vdy - mean_dy) * scale + ((vx - mean) * slope + shift);
-              },
-              to, from_x, from_dy);
-        });
+      const A* const from_x = read(x, o, c, block, room_x);
+      const A* const from_dy = read(dy, o, c, block, room_dy);
+      write(dx, o, c, block, room_dy, [&](A* to) {
+        map(
+            block.length,
+            [=](const auto& vx, const auto& vdy) {
+              return (vdy - mean_dy) * scale + ((vx - mean) * slope + shift);
+            },
+            to, from_x, from_dy);
+      });
+    });
+  }
+
+ private:
+  /// Calls f(o, c, block) for the runs of a part, in the order of memory.
+  template <class T, class F>
+  static void for_each_run(const View<T>& v, const Part& part, const F& f) {
+    for (Index b = part.b0; b < part.b1; ++b) {
+      const Block block(v, b);
+      for (Index o = block.o0; o < block.o1; ++o) {
+        for (Index c = part.c0; c < part.c1; ++c) f(o, c, block);
       }
     }
   }
