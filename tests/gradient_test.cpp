@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: MIT
+// backward is the gradient of dot(dy, forward(x)), by central differences in double. dy is random:
+// with dy = 1 the dx of training is 0, and hides errors.
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "support/any_layer.hpp"
+#include "support/catch.hpp"
+
+using batchnorm::ChannelAxis;
+using batchnorm::Options;
+using batchnorm::SingleValue;
+using testing::at;
+using testing::Index;
+using testing::Kind;
+using testing::State;
+using testing::Values;
+
+namespace {
+
+struct Setting {
+  const char* name;
+  Options options;
+  bool training;
+  Index samples;
+  bool single_position;
+};
+
+std::vector<Setting> settings(ChannelAxis axis) {
+  Options plain, large_eps, no_scale, no_shift, bare, untracked, accept, use_running;
+  large_eps.eps = 0.7;
+  no_scale.scale = false;
+  no_shift.shift = false;
+  bare.scale = bare.shift = false;
+  untracked.track_running_stats = false;
+  accept.single_value = SingleValue::accept;
+  use_running.single_value = SingleValue::use_running;
+  std::vector<Setting> all = {{"training", plain, true, 4, false},
+                              {"training, two values per channel", plain, true, 2, true},
+                              {"training, large eps", large_eps, true, 3, false},
+                              {"training, no scale", no_scale, true, 3, false},
+                              {"training, no shift", no_shift, true, 3, false},
+                              {"training, neither", bare, true, 3, false},
+                              {"eval", plain, false, 3, false},
+                              {"eval, neither", bare, false, 3, false},
+                              {"eval, one value", plain, false, 1, true},
+                              {"untracked, training", untracked, true, 3, false},
+                              {"untracked, eval", untracked, false, 3, false},
+                              {"one value, accepted", accept, true, 1, true},
+                              {"one value by running statistics", use_running, true, 1, true}};
+  for (Setting& one : all) one.options.channel_axis = axis;
+  return all;
+}
+
+/// The derivative of f at v, which it is left with. The error is about step^2 = 1e-10 by the third
+/// derivative, and 1e-14 / step = 1e-9 by rounding, for sums of some hundred terms of size 1.
+double derivative(double& v, const std::function<double()>& f) {
+  const double step = 1e-5, here = v;
+  v = here + step;
+  const double above = f();
+  v = here - step;
+  const double below = f();
+  v = here;
+  return (above - below) / (2 * step);
+}
+bool near(double got, double expected) {
+  return std::abs(got - expected) <= 1e-7 * std::max(1.0, std::abs(expected));
+}
+
+void check_gradients(const Kind& kind, const Setting& setting) {
+  constexpr Index channels = 3;
+  const auto spatial = setting.single_position ? std::vector<Index>(at(kind.rank - 2), 1)
+                                               : testing::small_spatial(kind.rank);
+  Values x = testing::random_values(setting.samples, channels, spatial, 1);
+  const Values dy = testing::random_values(setting.samples, channels, spatial, 2);
+  const auto layer = kind.layer(channels, setting.options);
+  layer->train(setting.training);
+  testing::Random random(3);
+  State state = layer->state();
+  for (double& v : state.gamma) v = random.uniform(-2, 2);
+  for (double& v : state.beta) v = random.normal();
+  for (double& v : state.running_mean) v = random.normal();
+  for (double& v : state.running_var) v = random.uniform(0.5, 2);
+  std::fill(state.grad_gamma.begin(), state.grad_gamma.end(), 8);
+  std::fill(state.grad_beta.begin(), state.grad_beta.end(), 9);
+  layer->set(state);
+
+  layer->forward(x);
+  const Values dx = layer->backward(x, dy);
+  const State after = layer->state();
+
+  // What was there before stays in it: 8 and 9.
+  const auto loss = [&] {
+    layer->set(state);
+    const Values y = layer->forward(x);
+    double sum = 0;
+    for (std::size_t i = 0; i < y.data.size(); ++i) sum += dy.data[i] * y.data[i];
+    return sum;
+  };
+  for (std::size_t i = 0; i < x.data.size(); ++i) {
+    const double expected = derivative(x.data[i], loss);
+    if (near(dx.data[i], expected)) continue;
+    FAIL_CHECK("dx[" << i << "] is " << dx.data[i] << ", expected " << expected);
+  }
+  for (std::size_t c = 0; c < state.gamma.size(); ++c) {
+    const double expected = 8 + derivative(state.gamma[c], loss);
+    if (near(after.grad_gamma[c], expected)) continue;
+    FAIL_CHECK("grad_gamma[" << c << "] is " << after.grad_gamma[c] << ", expected " << expected);
+  }
+  for (std::size_t c = 0; c < state.beta.size(); ++c) {
+    const double expected = 9 + derivative(state.beta[c], loss);
+    if (near(after.grad_beta[c], expected)) continue;
+    FAIL_CHECK("grad_beta[" << c << "] is " << after.grad_beta[c] << ", expected " << expected);
+  }
+  CHECK(after.grad_gamma.size() == (setting.options.scale ? at(channels) : 0));
+  CHECK(after.grad_beta.size() == (setting.options.shift ? at(channels) : 0));
+}
+
+}  // namespace
+
+TEST_CASE("backward is the gradient of forward, added to the gradients before", "[gradient]") {
+  std::vector<Kind> kinds;
+  testing::add_kinds<double>(kinds, "double", 0, 0);
+  REQUIRE(kinds.size() == 10);
+  for (const Kind& kind : kinds) {
+    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
+      for (const Setting& setting : settings(axis)) {
+        INFO(kind.name << (axis == ChannelAxis::first ? ", channel first" : ", channel last"));
+        INFO(setting.name);
+        check_gradients(kind, setting);
+      }
+    }
+  }
+}
+
+TEST_CASE("a layer used twice has the gradients of both uses, each by its own statistics",
+          "[gradient]") {
+  // dot(dy, b(a)) with a = forward(x), b = forward(a): the second use's saved() first, then the
+  // first's.
+  using Matrix = Eigen::MatrixXd;
+  testing::Random random(4);
+  Matrix x(7, 2), dy(7, 2);
+  random.fill(x, 1, 2);
+  random.fill(dy);
+  batchnorm::BatchNorm1d<double> bn(2);
+  bn.gamma() << 1.5, -0.5;
+  bn.beta() << 0.25, 2;
+  const auto loss = [&] {
+    const Matrix a = bn.forward(x);
+    return dy.cwiseProduct(bn.forward(a)).sum();
+  };
+  const Matrix a = bn.forward(x);
+  const auto first = bn.saved();
+  const Matrix b = bn.forward(a);
+  const auto second = bn.saved();
+  const Matrix da = bn.backward(second, a, dy);
+  const Matrix dx = bn.backward(first, x, da);
+  for (Index i = 0; i < x.size(); ++i) {
+    CHECK(near(dx.data()[i], derivative(x.data()[i], loss)));
+  }
+  for (Index c = 0; c < 2; ++c) {
+    CHECK(near(bn.grad_gamma()[c], derivative(bn.gamma()[c], loss)));
+    CHECK(near(bn.grad_beta()[c], derivative(bn.beta()[c], loss)));
+  }
+}
+
+TEST_CASE("zero_grad starts the sums of gradients again", "[gradient]") {
+  batchnorm::BatchNorm1d<double> bn(2);
+  testing::Random random(5);
+  Eigen::MatrixXd x(6, 2), dy(6, 2);
+  random.fill(x);
+  random.fill(dy);
+  static_cast<void>(bn.forward(x));
+  static_cast<void>(bn.backward(x, dy));
+  const Eigen::VectorXd dgamma = bn.grad_gamma(), dbeta = bn.grad_beta();
+  CHECK(dgamma.norm() > 0);
+  static_cast<void>(bn.backward(x, dy));
+  CHECK(bn.grad_gamma().isApprox(2 * dgamma, 1e-15));
+  CHECK(bn.grad_beta().isApprox(2 * dbeta, 1e-15));
+  bn.zero_grad();
+  CHECK(bn.grad_gamma() == Eigen::VectorXd::Zero(2));
+  CHECK(bn.grad_beta() == Eigen::VectorXd::Zero(2));
+  static_cast<void>(bn.backward(x, dy));
+  CHECK(bn.grad_gamma() == dgamma);
+  CHECK(bn.grad_beta() == dbeta);
+}
