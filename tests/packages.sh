@@ -7,7 +7,8 @@ have_command() { command -v "$1" >/dev/null 2>&1; }
 
 # have_header NAME...: one of the headers stands in a usual place, or where CMake is told to look.
 have_header() {
-  for have_prefix in $(echo "${CMAKE_PREFIX_PATH:-}" | tr ':;' '  ') /usr /usr/local /opt/homebrew /opt/local; do
+  have_prefixes="$(echo "${CMAKE_PREFIX_PATH:-}" | tr ':;' '  ') /usr /usr/local /opt/homebrew /opt/local"
+  for have_prefix in $have_prefixes; do
     for have_name; do
       [ -e "$have_prefix/include/$have_name" ] && return 0
     done
@@ -23,6 +24,7 @@ have_package() {
     libeigen3-dev) have_header eigen3/Eigen/Core Eigen/Core && return ;;
     catch2) have_header catch2/catch_all.hpp catch2/catch.hpp && return ;;
     zlib1g-dev) have_header zlib.h && return ;;
+    libcxxopts-dev) have_header cxxopts.hpp && return ;;
     dataset-*) [ -d "/usr/share/datasets/${1#dataset-}" ] && return ;;
   esac
   dpkg -s "$1" 2>/dev/null | grep -q '^Status: install ok installed'

@@ -44,7 +44,8 @@ case ${1:-} in
 esac
 
 failed=
-also "The core" "${CXX:-g++} cmake make libeigen3-dev catch2 pkg-config zlib1g-dev" build_and_test tests
+need_packages zlib1g-dev libcxxopts-dev # the examples, whose parts are tested too
+also "The core" "${CXX:-g++} cmake make libeigen3-dev catch2 pkg-config" build_and_test tests
 if [ "${1:-}" = --all ]; then
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
