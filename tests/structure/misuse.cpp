@@ -14,33 +14,33 @@ void mistakes(const Batch& x, const Batch& dy) {
 #if defined(WRONG_RANK)  // says: BatchNorm2d takes
   const Eigen::Tensor<float, 3, Eigen::RowMajor> sequences(8, 64, 100);
   (void)layer.forward(sequences);
-#elif defined(MATRIX_FOR_2D)  // says: BatchNorm2d takes
+#elif defined(MATRIX_FOR_2D)           // says: BatchNorm2d takes
   const Eigen::MatrixXf matrix(8, 64);
   (void)layer.forward(matrix);
-#elif defined(WRONG_SCALAR)  // says: must have the layer's Scalar
+#elif defined(WRONG_SCALAR)            // says: must have the layer's Scalar
   const Eigen::Tensor<double, 4, Eigen::RowMajor> doubles(8, 64, 7, 7);
   (void)layer.forward(doubles);
-#elif defined(WRONG_SCALAR_OF_DY)  // says: must have the layer's Scalar
+#elif defined(WRONG_SCALAR_OF_DY)      // says: must have the layer's Scalar
   const Eigen::Tensor<double, 4, Eigen::RowMajor> doubles(8, 64, 7, 7);
   (void)layer.backward(x, doubles);
-#elif defined(LAYER_OF_INTEGERS)  // says: float, double, Eigen::half
+#elif defined(LAYER_OF_INTEGERS)       // says: float, double, Eigen::half
   const batchnorm::BatchNorm2d<int> integers(64);
-#elif defined(BACKWARD_WITHOUT_X)  // says: backward needs x: backward(x, dy)
+#elif defined(BACKWARD_WITHOUT_X)      // says: backward needs x: backward(x, dy)
   (void)layer.backward(dy);
-#elif defined(POSITIONAL_OPTIONS)  // says: say which: Options o; o.eps
+#elif defined(POSITIONAL_OPTIONS)      // says: say which: Options o; o.eps
   const batchnorm::BatchNorm2d<float> positional(64, 1e-5, 0.1);
-#elif defined(BARE_MOMENTUM)  // says: weight_of_new or weight_of_old
+#elif defined(BARE_MOMENTUM)           // says: weight_of_new or weight_of_old
   options.momentum = 0.1;
 #elif defined(DEVICE_WITHOUT_THREADS)  // says: EIGEN_USE_THREADS
   const Eigen::ThreadPoolDevice* device = nullptr;
   layer.set_device(device);
-#elif defined(MIXED_STORAGE_ORDERS)  // says: storage order
+#elif defined(MIXED_STORAGE_ORDERS)    // says: storage order
   const Eigen::Tensor<float, 4, Eigen::ColMajor> column_major(8, 64, 7, 7);
   (void)layer.backward(x, column_major);
-#elif defined(RESULT_OF_OTHER_ORDER)  // says: storage order
+#elif defined(RESULT_OF_OTHER_ORDER)   // says: storage order
   Eigen::Tensor<float, 4, Eigen::ColMajor> column_major(8, 64, 7, 7);
   layer.forward(x, column_major);
-#elif defined(NOT_A_BATCH)  // says: Eigen tensors
+#elif defined(NOT_A_BATCH)             // says: Eigen tensors
   (void)layer.forward(1.0f);
 #else
   options.momentum = batchnorm::Momentum::weight_of_new(0.1);
