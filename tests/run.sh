@@ -44,12 +44,14 @@ case ${1:-} in
 esac
 
 failed=
-need_packages zlib1g-dev libcxxopts-dev # the examples, whose parts are tested too
-also "The core" "${CXX:-g++} cmake make libeigen3-dev catch2 pkg-config" build_and_test tests
+core="cmake make libeigen3-dev catch2 pkg-config"
+core="$core zlib1g-dev libcxxopts-dev" # of the examples, whose parts are tested too
+[ -n "${CXX:-}" ] || core="g++ $core"
+also "The core" "$core" build_and_test "tests${CXX:+-${CXX##*/}}"
 if [ "${1:-}" = --all ]; then
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
-  also "With clang" clang build_and_test tests-clang -DCMAKE_CXX_COMPILER=clang++
+  also "With clang" clang build_and_test tests-clang++ -DCMAKE_CXX_COMPILER=clang++
   also "With the address and undefined behaviour sanitizers" "" build_and_test tests-sanitized \
     -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all"
 fi
