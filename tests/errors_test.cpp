@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: MIT
+// Every call that is refused: what it throws, what it says, and that nothing has changed.
+
+#include <batchnorm/batchnorm.hpp>
+#include <stdexcept>
+#include <unsupported/Eigen/CXX11/Tensor>
+#include <utility>
+
+#include "support/catch.hpp"
+#include "support/random.hpp"
+#include "support/refused.hpp"
+
+using batchnorm::BatchNorm1d;
+using batchnorm::BatchNorm2d;
+using batchnorm::BatchNorm3d;
+using batchnorm::ChannelAxis;
+using batchnorm::Options;
+using batchnorm::SingleValue;
+using Eigen::Index;
+using testing::check_refused;
+using testing::check_throws;
+using testing::same_bits;
+using testing::same_state;
+
+using Matrix = Eigen::MatrixXf;
+using Tensor2 = Eigen::Tensor<float, 2, Eigen::RowMajor>;
+using Tensor3 = Eigen::Tensor<float, 3, Eigen::RowMajor>;
+using Tensor4 = Eigen::Tensor<float, 4, Eigen::RowMajor>;
+using Tensor5 = Eigen::Tensor<float, 5>;
+using Map4 = Eigen::TensorMap<Tensor4>;
+
+namespace {
+
+template <class Dense>
+Dense filled(Dense values, std::uint64_t seed) {
+  testing::Random(seed).fill(values);
+  return values;
+}
+
+/// A layer of 3 channels that has seen a batch and has gradients, so that changes would show.
+template <class Layer, class X>
+Layer used_layer(const X& x, Options options = {}) {
+  Layer layer(3, options);
+  layer.gamma().setConstant(1.5f);
+  static_cast<void>(layer.forward(x));
+  static_cast<void>(layer.backward(x, x));
+  return layer;
+}
+
+/// What the layer's next backward gives is a part of its state that no member shows.
+template <class Layer, class X>
+X gradient_of(Layer layer, const X& x) {
+  return layer.backward(x, x);
+}
+
+const Tensor4 x4 = filled(Tensor4(2, 3, 2, 5), 1), dy4 = filled(Tensor4(2, 3, 2, 5), 2);
+
+}  // namespace
+
+TEST_CASE("a layer of no channels is refused", "[errors]") {
+  check_throws<std::invalid_argument>({"BatchNorm1d", "channel", "0"},
+                                      [] { BatchNorm1d<float>{0}; });
+  check_throws<std::invalid_argument>({"BatchNorm2d", "channel", "-3"},
+                                      [] { BatchNorm2d<double>{-3}; });
+  check_throws<std::invalid_argument>({"BatchNorm3d", "channel", "0"},
+                                      [] { BatchNorm3d<Eigen::half>{0}; });
+}
+
+TEST_CASE("a wrong number of channels is refused by forward", "[errors]") {
+  BatchNorm2d<float> wide(64);
+  const Tensor4 x = filled(Tensor4(8, 32, 7, 7), 3);
+  check_refused<std::invalid_argument>(
+      wide, {"[BatchNorm2d::forward] expected 64 channels, got 32 in (8, 32, 7, 7)"},
+      [&] { static_cast<void>(wide.forward(x)); });
+
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  for (const bool training : {true, false}) {
+    layer.train(training);
+    for (const Index channels : {1, 2, 4}) {
+      const Tensor4 other = filled(Tensor4(2, channels, 2, 5), 4);
+      const std::string got = std::to_string(channels);
+      Tensor4 y = other;
+      const auto refused = [&](const auto& call) {
+        check_refused<std::invalid_argument>(layer,
+                                             {"[BatchNorm2d::forward]", "expected 3 channels",
+                                              "got " + got, "(2, " + got + ", 2, 5)"},
+                                             call);
+      };
+      refused([&] { static_cast<void>(layer.forward(other)); });
+      refused([&] { layer.forward(other, y); });
+      refused([&] { static_cast<void>(layer.forward(other * 2.f)); });
+      CHECK(same_bits(y, other));
+    }
+  }
+  CHECK(same_bits(gradient_of(layer, x4), gradient_of(used_layer<BatchNorm2d<float>>(x4), x4)));
+}
+
+TEST_CASE("a wrong number of channels is refused for every rank, matrix and channel axis",
+          "[errors]") {
+  BatchNorm1d<float> one(3);
+  check_refused<std::invalid_argument>(
+      one, {"[BatchNorm1d::forward] expected 3 channels, got 4 in (5, 4)"},
+      [&] { static_cast<void>(one.forward(Matrix(Matrix::Ones(5, 4)))); });
+  check_refused<std::invalid_argument>(
+      one, {"[BatchNorm1d::forward] expected 3 channels, got 5 in (4, 5)"},
+      [&] { static_cast<void>(one.forward(Matrix::Ones(5, 4).transpose())); });
+  check_refused<std::invalid_argument>(
+      one, {"[BatchNorm1d::forward] expected 3 channels, got 2 in (5, 2)"},
+      [&] { static_cast<void>(one.forward(filled(Tensor2(5, 2), 5))); });
+  check_refused<std::invalid_argument>(
+      one, {"[BatchNorm1d::forward] expected 3 channels, got 4 in (5, 4, 3)"},
+      [&] { static_cast<void>(one.forward(filled(Tensor3(5, 4, 3), 6))); });
+
+  BatchNorm3d<float> three(3);
+  check_refused<std::invalid_argument>(
+      three, {"[BatchNorm3d::forward] expected 3 channels, got 2 in (3, 2, 3, 3, 3)"},
+      [&] { static_cast<void>(three.forward(filled(Tensor5(3, 2, 3, 3, 3), 7))); });
+
+  Options last;
+  last.channel_axis = ChannelAxis::last;
+  BatchNorm2d<float> channels_last(3, last);
+  check_refused<std::invalid_argument>(
+      channels_last, {"[BatchNorm2d::forward] expected 3 channels, got 4 in (3, 3, 3, 4)"},
+      [&] { static_cast<void>(channels_last.forward(filled(Tensor4(3, 3, 3, 4), 8))); });
+}
+
+TEST_CASE("y of another shape than x is refused, and not written", "[errors]") {
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  for (const bool training : {true, false}) {
+    layer.train(training);
+    for (Tensor4 y : {Tensor4(1, 3, 2, 5), Tensor4(2, 3, 5, 2), Tensor4(2, 2, 2, 5), Tensor4()}) {
+      y.setConstant(7);
+      const Tensor4 before = y;
+      check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "y", "(2, 3, 2, 5)"},
+                                           [&] { layer.forward(x4, y); });
+      CHECK(same_bits(y, before));
+    }
+  }
+  auto flat = used_layer<BatchNorm1d<float>>(Matrix(filled(Matrix(4, 3), 9)));
+  Matrix y = Matrix::Constant(3, 4, 7);
+  check_refused<std::invalid_argument>(flat, {"[BatchNorm1d::forward]", "y", "(4, 3)", "(3, 4)"},
+                                       [&] { flat.forward(filled(Matrix(4, 3), 9), y); });
+  CHECK(y == Matrix::Constant(3, 4, 7));
+}
+
+TEST_CASE("y may not overlap x, but in eval mode it may be x itself", "[errors]") {
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  Eigen::VectorXf memory(2 * x4.size());
+  memory.setLinSpaced(-1, 1);
+  const Eigen::VectorXf before = memory;
+  const Map4 x(memory.data(), x4.dimensions());
+  Map4 same(memory.data(), x4.dimensions());
+  for (const bool training : {true, false}) {
+    layer.train(training);
+    for (const Index offset : {Index(1), Index(10), x4.size() - 1}) {
+      Map4 y(memory.data() + offset, x4.dimensions());
+      check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "overlap", "y", "x"},
+                                           [&] { layer.forward(x, y); });
+      const Map4 late(memory.data() + offset, x4.dimensions());
+      check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "overlap"},
+                                           [&] { layer.forward(late, same); });
+    }
+  }
+  layer.train();
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "overlap", "backward"},
+                                       [&] { layer.forward(x, same); });
+  CHECK(memory == before);
+  CHECK(same_bits(gradient_of(layer, x4), gradient_of(used_layer<BatchNorm2d<float>>(x4), x4)));
+
+  Map4 neighbour(memory.data() + x4.size(), x4.dimensions());
+  CHECK_NOTHROW(layer.forward(x, neighbour));
+  layer.eval();
+  CHECK_NOTHROW(layer.forward(x, same));
+}
+
+TEST_CASE("backward before any forward is refused", "[errors]") {
+  BatchNorm2d<float> layer(3);
+  Tensor4 dx = x4;
+  check_refused<std::logic_error>(layer, {"[BatchNorm2d::backward]", "forward"},
+                                  [&] { static_cast<void>(layer.backward(x4, dy4)); });
+  check_refused<std::logic_error>(layer, {"[BatchNorm2d::backward]", "forward"},
+                                  [&] { layer.backward(x4, dy4, dx); });
+  check_refused<std::logic_error>(layer, {"[BatchNorm2d::backward]", "forward"}, [&] {
+    static_cast<void>(layer.backward(BatchNorm2d<float>(3).saved(), x4, dy4));
+  });
+  CHECK(same_bits(dx, x4));
+}
+
+TEST_CASE("backward of another shape than the last forward's is refused", "[errors]") {
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  const Tensor4 more = filled(Tensor4(3, 3, 2, 5), 10), turned = filled(Tensor4(2, 3, 5, 2), 11);
+  for (const Tensor4& other : {more, turned}) {
+    Tensor4 dx = other;
+    check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "x", "(2, 3, 2, 5)"},
+                                         [&] { static_cast<void>(layer.backward(other, other)); });
+    check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "x", "(2, 3, 2, 5)"},
+                                         [&] { layer.backward(other, other, dx); });
+    CHECK(same_bits(dx, other));
+    check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "dy", "(2, 3, 2, 5)"},
+                                         [&] { static_cast<void>(layer.backward(x4, other)); });
+    check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "dx", "(2, 3, 2, 5)"},
+                                         [&] { layer.backward(x4, dy4, dx); });
+    CHECK(same_bits(dx, other));
+  }
+  check_refused<std::invalid_argument>(
+      layer, {"[BatchNorm2d::backward]", "expected 3 channels, got 2 in (2, 2, 2, 5)"},
+      [&] { static_cast<void>(layer.backward(Tensor4(2, 2, 2, 5), Tensor4(2, 2, 2, 5))); });
+}
+
+TEST_CASE("backward with the saved of another shape is refused", "[errors]") {
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  const auto saved = layer.saved();
+  const Tensor4 more = filled(Tensor4(3, 3, 2, 5), 12);
+  static_cast<void>(layer.forward(more));
+  CHECK_NOTHROW(layer.backward(saved, x4, dy4));
+  check_refused<std::invalid_argument>(
+      layer, {"[BatchNorm2d::backward]", "(2, 3, 2, 5)", "(3, 3, 2, 5)"},
+      [&] { static_cast<void>(layer.backward(saved, more, more)); });
+  check_refused<std::invalid_argument>(layer,
+                                       {"[BatchNorm2d::backward]", "(3, 3, 2, 5)", "(2, 3, 2, 5)"},
+                                       [&] { static_cast<void>(layer.backward(x4, dy4)); });
+}
+
+TEST_CASE("dx may not overlap x or dy, but it may be dy itself", "[errors]") {
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  Eigen::VectorXf memory(3 * x4.size());
+  memory.setLinSpaced(-1, 1);
+  const Eigen::VectorXf before = memory;
+  const Map4 x(memory.data(), x4.dimensions()), dy(memory.data() + x4.size(), x4.dimensions());
+  for (const Index offset : {-x4.size(), -x4.size() / 2, Index(-1), Index(1), x4.size() - 1}) {
+    Map4 dx(memory.data() + x4.size() + offset, x4.dimensions());
+    check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "dx", "overlap"},
+                                         [&] { layer.backward(x, dy, dx); });
+  }
+  CHECK(memory == before);
+  Map4 dx(memory.data() + 2 * x4.size(), x4.dimensions());
+  CHECK_NOTHROW(layer.backward(x, dy, dx));
+  Map4 also_dy(memory.data() + x4.size(), x4.dimensions());
+  CHECK_NOTHROW(layer.backward(x, dy, also_dy));
+  CHECK(same_bits(also_dy, dx));
+}
+
+TEST_CASE("backward after y was written over x is refused", "[errors]") {
+  for (const bool tracked : {true, false}) {
+    Options options;
+    options.track_running_stats = tracked;
+    auto layer = used_layer<BatchNorm2d<float>>(x4, options);
+    layer.eval();
+    Tensor4 x = x4, dx = x4;
+    layer.forward(x, x);
+    const auto saved = layer.saved();
+    check_refused<std::logic_error>(layer, {"[BatchNorm2d::backward]", "x", "over"},
+                                    [&] { static_cast<void>(layer.backward(x, dy4)); });
+    check_refused<std::logic_error>(layer, {"[BatchNorm2d::backward]"},
+                                    [&] { layer.backward(saved, x4, dy4, dx); });
+    CHECK(same_bits(dx, x4));
+    static_cast<void>(layer.forward(x4));
+    CHECK_NOTHROW(layer.backward(x4, dy4));
+  }
+}
+
+TEST_CASE("vectors that the user gave another length are refused by every call", "[errors]") {
+  using Layer = BatchNorm2d<float>;
+  using Vector = Eigen::VectorXf;
+  const std::vector<std::pair<const char*, Vector& (*)(Layer&)>> vectors = {
+      {"gamma", [](Layer& l) -> Vector& { return l.gamma(); }},
+      {"beta", [](Layer& l) -> Vector& { return l.beta(); }},
+      {"grad_gamma", [](Layer& l) -> Vector& { return l.grad_gamma(); }},
+      {"grad_beta", [](Layer& l) -> Vector& { return l.grad_beta(); }},
+      {"running_mean", [](Layer& l) -> Vector& { return l.running_mean(); }},
+      {"running_var", [](Layer& l) -> Vector& { return l.running_var(); }}};
+  for (const auto& [name, vector] : vectors) {
+    for (const Index length : {0, 2, 4}) {
+      INFO(name << " of length " << length);
+      auto layer = used_layer<Layer>(x4);
+      vector(layer) = Vector::Ones(length);
+      Tensor4 y = x4;
+      const auto refused = [&](const char* call, const auto& f) {
+        check_refused<std::logic_error>(
+            layer, {std::string("[BatchNorm2d::") + call + "]", name, "3", std::to_string(length)},
+            f);
+      };
+      for (const bool training : {true, false}) {
+        layer.train(training);
+        refused("forward", [&] { layer.forward(x4, y); });
+        refused("backward", [&] { layer.backward(x4, dy4, y); });
+        refused("folded", [&] { static_cast<void>(layer.folded()); });
+      }
+      CHECK(same_bits(y, x4));
+      vector(layer) = Vector::Ones(3);
+      CHECK_NOTHROW(layer.forward(x4, y));
+    }
+  }
+}
+
+TEST_CASE("vectors that an option left empty must stay empty", "[errors]") {
+  Options bare;
+  bare.scale = bare.shift = bare.track_running_stats = false;
+  BatchNorm2d<float> layer(3, bare);
+  layer.gamma() = Eigen::VectorXf::Ones(3);
+  check_refused<std::logic_error>(layer, {"[BatchNorm2d::forward]", "gamma", "0", "3"},
+                                  [&] { static_cast<void>(layer.forward(x4)); });
+  layer.gamma().resize(0);
+  layer.running_var() = Eigen::VectorXf::Ones(3);
+  check_refused<std::logic_error>(layer, {"[BatchNorm2d::forward]", "running_var", "0", "3"},
+                                  [&] { static_cast<void>(layer.forward(x4)); });
+}
+
+TEST_CASE("a layer that was moved from is refused by every call", "[errors]") {
+  const auto check_moved_from = [](BatchNorm2d<float>& layer) {
+    Tensor4 y = x4;
+    check_throws<std::logic_error>({"[BatchNorm2d::forward]"}, [&] { layer.forward(x4, y); });
+    check_throws<std::logic_error>({"[BatchNorm2d::backward]"},
+                                   [&] { layer.backward(x4, dy4, y); });
+    check_throws<std::logic_error>({"[BatchNorm2d::folded]"},
+                                   [&] { static_cast<void>(layer.folded()); });
+    CHECK(same_bits(y, x4));
+  };
+  SECTION("by construction") {
+    auto layer = used_layer<BatchNorm2d<float>>(x4);
+    const auto copy = layer;
+    const BatchNorm2d<float> target = std::move(layer);
+    CHECK(same_state(target, copy));
+    check_moved_from(layer);
+    layer = copy;
+    CHECK_NOTHROW(layer.forward(x4));
+  }
+  SECTION("by assignment to a layer of as many channels") {
+    auto layer = used_layer<BatchNorm2d<float>>(x4);
+    const auto copy = layer;
+    BatchNorm2d<float> target(3);
+    target = std::move(layer);
+    CHECK(same_state(target, copy));
+    check_moved_from(layer);
+    layer = copy;
+    CHECK_NOTHROW(layer.forward(x4));
+  }
+  SECTION("without any vectors of its own") {
+    Options bare;
+    bare.scale = bare.shift = bare.track_running_stats = false;
+    BatchNorm2d<float> layer(3, bare);
+    const BatchNorm2d<float> target = std::move(layer);
+    check_moved_from(layer);
+  }
+}
+
+TEST_CASE("folding a layer without running statistics is refused", "[errors]") {
+  Options untracked;
+  untracked.track_running_stats = false;
+  const BatchNorm2d<float> layer(3, untracked);
+  check_refused<std::logic_error>(layer, {"[BatchNorm2d::folded]", "running"},
+                                  [&] { static_cast<void>(layer.folded()); });
+}
+
+TEST_CASE("one value per channel is refused wherever batch statistics are used", "[errors]") {
+  const Tensor4 one = filled(Tensor4(1, 3, 1, 1), 13);
+  Tensor4 y = one;
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "one value", "got 1"},
+                                       [&] { static_cast<void>(layer.forward(one)); });
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "one value", "got 1"},
+                                       [&] { layer.forward(one, y); });
+  CHECK(same_bits(y, one));
+  CHECK(same_bits(gradient_of(layer, x4), gradient_of(used_layer<BatchNorm2d<float>>(x4), x4)));
+  layer.eval();
+  CHECK_NOTHROW(layer.forward(one));
+
+  Options untracked;
+  untracked.track_running_stats = false;
+  auto by_batch = used_layer<BatchNorm2d<float>>(x4, untracked);
+  for (const bool training : {true, false}) {
+    by_batch.train(training);
+    check_refused<std::invalid_argument>(by_batch, {"[BatchNorm2d::forward]", "got 1"},
+                                         [&] { by_batch.forward(one, y); });
+  }
+  CHECK(same_bits(y, one));
+
+  BatchNorm1d<float> flat(3);
+  check_refused<std::invalid_argument>(flat, {"[BatchNorm1d::forward]", "got 1"}, [&] {
+    static_cast<void>(flat.forward(Matrix(Matrix::Ones(1, 3))));
+  });
+}
+
+TEST_CASE("an empty batch is refused in training, or else comes back empty and changes nothing",
+          "[errors]") {
+  for (const auto choice : {SingleValue::reject, SingleValue::use_running, SingleValue::accept}) {
+    for (const bool tracked : {true, false}) {
+      if (choice == SingleValue::use_running && !tracked) continue;
+      Options options;
+      options.single_value = choice;
+      options.track_running_stats = tracked;
+      for (const Tensor4& empty : {Tensor4(0, 3, 2, 5), Tensor4(2, 3, 0, 5)}) {
+        auto layer = used_layer<BatchNorm2d<float>>(x4, options);
+        const auto before = layer;
+        Tensor4 y = empty;
+        if (choice == SingleValue::reject) {
+          check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "got 0"},
+                                               [&] { static_cast<void>(layer.forward(empty)); });
+          check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::forward]", "got 0"},
+                                               [&] { layer.forward(empty, y); });
+        } else {
+          const Tensor4 result = layer.forward(empty);
+          CHECK(result.dimensions() == empty.dimensions());
+          CHECK_NOTHROW(layer.forward(empty, y));
+        }
+        layer.eval();
+        const Tensor4 result = layer.forward(empty);
+        CHECK(result.dimensions() == empty.dimensions());
+        CHECK(layer.backward(empty, empty).dimensions() == empty.dimensions());
+        CHECK(same_bits(layer.grad_gamma(), before.grad_gamma()));
+        CHECK(same_bits(layer.grad_beta(), before.grad_beta()));
+        CHECK(same_bits(layer.running_mean(), before.running_mean()));
+        CHECK(same_bits(layer.running_var(), before.running_var()));
+        CHECK(layer.num_batches_tracked() == before.num_batches_tracked());
+      }
+    }
+  }
+}
+
+TEST_CASE("a refused batch leaves a fresh layer at mean 0, variance 1 and counter 0", "[errors]") {
+  BatchNorm1d<double> layer(2);
+  CHECK_THROWS(layer.forward(Eigen::MatrixXd(Eigen::MatrixXd::Ones(1, 2))));
+  CHECK_THROWS(layer.forward(Eigen::MatrixXd(0, 2)));
+  CHECK_THROWS(layer.forward(Eigen::MatrixXd(Eigen::MatrixXd::Ones(4, 3))));
+  CHECK(layer.running_mean() == Eigen::Vector2d(0, 0));
+  CHECK(layer.running_var() == Eigen::Vector2d(1, 1));
+  CHECK(layer.num_batches_tracked() == 0);
+  CHECK_THROWS_AS(layer.backward(Eigen::MatrixXd::Ones(4, 2), Eigen::MatrixXd::Ones(4, 2)),
+                  std::logic_error);
+}
+
+TEST_CASE("copies of a layer go their own ways", "[errors]") {
+  const auto layer = used_layer<BatchNorm2d<float>>(x4);
+  auto copy = layer;
+  CHECK(same_state(copy, layer));
+  CHECK(same_bits(gradient_of(copy, x4), gradient_of(layer, x4)));
+  const auto before = layer;
+  copy.gamma().setConstant(3);
+  static_cast<void>(copy.forward(x4));
+  static_cast<void>(copy.backward(x4, dy4));
+  CHECK(same_state(layer, before));
+  CHECK_FALSE(same_state(copy, layer));
+}
+
+TEST_CASE("reset_parameters and reset_running_stats reset what they say and nothing else",
+          "[errors]") {
+  auto layer = used_layer<BatchNorm2d<float>>(x4);
+  layer.beta().setConstant(4);
+  const auto before = layer;
+  layer.reset_parameters();
+  CHECK(layer.gamma() == Eigen::Vector3f(1, 1, 1));
+  CHECK(layer.beta() == Eigen::Vector3f(0, 0, 0));
+  CHECK(same_bits(layer.grad_gamma(), before.grad_gamma()));
+  CHECK(same_bits(layer.running_mean(), before.running_mean()));
+  CHECK(layer.num_batches_tracked() == 1);
+  layer = before;
+  layer.reset_running_stats();
+  CHECK(layer.running_mean() == Eigen::Vector3f(0, 0, 0));
+  CHECK(layer.running_var() == Eigen::Vector3f(1, 1, 1));
+  CHECK(layer.num_batches_tracked() == 0);
+  CHECK(same_bits(layer.gamma(), before.gamma()));
+  CHECK(same_bits(layer.beta(), before.beta()));
+  CHECK(same_bits(layer.grad_beta(), before.grad_beta()));
+}
