@@ -65,12 +65,14 @@ cxxopts::Options describe() {
       ("preset",
        "d2l (rate 0.1, batch 128, 10 epochs: Dive into Deep Learning 8.5) or best (the most "
        "accurate: with batch norm, 10 epochs, cosine schedule); options given beside it win",
-       cxxopts::value<std::string>())                                                        //
-      ("epochs", "passes over the images (default: 3)", cxxopts::value<std::string>())       //
-      ("batch", "images in a batch (default: 256)", cxxopts::value<std::string>())           //
-      ("lr", "learning rate (default: 1.0; for adam 0.001)", cxxopts::value<std::string>())  //
-      ("optimizer", "sgd or adam", cxxopts::value<std::string>()->default_value("sgd"))      //
-      ("momentum", "of sgd (default: 0)", cxxopts::value<std::string>())                     //
+       cxxopts::value<std::string>())                                                   //
+      ("epochs", "passes over the images (default: 3)", cxxopts::value<std::string>())  //
+      ("batch", "images in a batch (default: 256)", cxxopts::value<std::string>())      //
+      ("lr", "learning rate (default: 1 for sgd, 0.001 for adam)",
+       cxxopts::value<std::string>())  //
+      ("optimizer", "sgd or adam (default: sgd for lenet, adam for convbn)",
+       cxxopts::value<std::string>())                                     //
+      ("momentum", "of sgd (default: 0)", cxxopts::value<std::string>())  //
       ("schedule", "of the rate: constant or cosine (default: constant)",
        cxxopts::value<std::string>())                                                      //
       ("seed", "of weights and order", cxxopts::value<std::string>()->default_value("0"))  //
@@ -85,16 +87,22 @@ cxxopts::Options describe() {
   return parser;
 }
 
+/// An optimizer and its default rate; the one already chosen keeps the rate it has.
+void use(OptimizerKind optimizer, Options& options) {
+  if (optimizer == options.optimizer) return;
+  options.optimizer = optimizer;
+  options.learning_rate = optimizer == OptimizerKind::sgd ? 1.0 : 0.001;
+}
+
 void apply_preset(const std::string& preset, Options& options) {
   const bool best = choice<bool>("preset", preset, {{"d2l", false}, {"best", true}});
   options.epochs = 10;
+  options.batch = 128;
   if (best) {
     options.bn = BatchNormRuns::on;
-    options.batch = 128;
-    options.learning_rate = 1.0;
     options.schedule = Schedule::cosine;
   } else {
-    options.batch = 128;
+    use(OptimizerKind::sgd, options);
     options.learning_rate = 0.1;
   }
 }
@@ -107,19 +115,22 @@ Options read(const cxxopts::ParseResult& given) {
   constexpr long long kMaxImages = 1'000'000;
 
   Options options;
-  if (given.count("preset") != 0) apply_preset(string("preset"), options);
   options.model =
       choice<Model>("model", string("model"), {{"lenet", Model::lenet}, {"convbn", Model::convbn}});
+  // The model chooses first, then the preset, then the user.
+  if (options.model == Model::convbn) use(OptimizerKind::adam, options);
+  if (given.count("preset") != 0) apply_preset(string("preset"), options);
+  if (given.count("optimizer") != 0) {
+    use(choice<OptimizerKind>("optimizer", string("optimizer"),
+                              {{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}}),
+        options);
+  }
   if (given.count("bn") != 0) {
     options.bn = choice<BatchNormRuns>(
         "bn", string("bn"),
         {{"both", BatchNormRuns::both}, {"on", BatchNormRuns::on}, {"off", BatchNormRuns::off}});
   }
   options.conv_bias = given.count("no-conv-bias") == 0;
-  options.optimizer =
-      choice<OptimizerKind>("optimizer", string("optimizer"),
-                            {{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}});
-  if (options.optimizer == OptimizerKind::adam) options.learning_rate = 0.001;
   if (given.count("epochs") != 0) options.epochs = static_cast<int>(integer("epochs", 1, 10'000));
   if (given.count("batch") != 0) {
     // Batch norm needs two values to have a variance.

@@ -13,6 +13,7 @@ namespace {
 
 constexpr double kWidth = 1040.0;
 constexpr double kHeight = 520.0;
+constexpr double kHighestLoss = 3.0;  // guessing costs ln 10 = 2.3; what lies above is cut off
 
 // Colours stand in classes, so that a viewer's dark theme can turn the whole picture.
 constexpr const char* kStyle = R"(<style>
@@ -26,6 +27,7 @@ constexpr const char* kStyle = R"(<style>
   .grid { stroke: #e6e2da; stroke-width: 1; }
   .axis { stroke: #9aa1ac; stroke-width: 1.2; }
   .line { fill: none; stroke-width: 2.6; stroke-linejoin: round; stroke-linecap: round; }
+  .area { opacity: 0.09; }
   .test { fill: none; stroke-width: 1.4; stroke-dasharray: 1 5; stroke-linecap: round; }
   .dot { stroke: #fcfbf8; stroke-width: 2; }
   .key { stroke: #5b6472; }
@@ -148,7 +150,8 @@ Series loss_series(const History& history) {
   return series;
 }
 
-void draw_axes(std::ostream& out, const Panel& panel, const std::string& heading, int y_decimals) {
+void draw_axes(std::ostream& out, const Panel& panel, const std::string& heading) {
+  const int y_decimals = panel.y.step < 0.1 ? 2 : 1;
   draw_text(out, {panel.left, panel.top - 18.0}, "head", heading);
   for (double y = panel.y.low; y < panel.y.high + 0.5 * panel.y.step; y += panel.y.step) {
     const Point at = panel.at({panel.x.low, y});
@@ -174,6 +177,16 @@ void draw_polyline(std::ostream& out, const Panel& panel, const std::vector<Poin
     out << fixed(p.x, 1) << ',' << fixed(p.y, 1) << ' ';
   }
   out << "'/>\n";
+}
+
+/// A tint between a curve and the axis.
+void draw_area(std::ostream& out, const Panel& panel, const std::vector<Point>& points,
+               const std::string& css) {
+  if (points.size() < 2) return;
+  std::vector<Point> outline{{points.front().x, panel.y.low}};
+  outline.insert(outline.end(), points.begin(), points.end());
+  outline.push_back({points.back().x, panel.y.low});
+  draw_polyline(out, panel, outline, css);
 }
 
 /// Writes the labels beside the ends of the curves, moved apart where they would touch.
@@ -208,11 +221,12 @@ void draw_labels(std::ostream& out, const Panel& panel, const std::vector<Series
   }
 }
 
-void draw_panel(std::ostream& out, const Panel& panel, const std::string& heading, int y_decimals,
+void draw_panel(std::ostream& out, const Panel& panel, const std::string& heading,
                 const std::vector<Series>& all) {
-  draw_axes(out, panel, heading, y_decimals);
+  draw_axes(out, panel, heading);
   for (std::size_t i = all.size(); i-- > 0;) {  // the first on top
     const std::string colour = std::to_string(i);
+    draw_area(out, panel, all[i].curve, "area f" + colour);
     draw_polyline(out, panel, all[i].curve, "line s" + colour);
     draw_polyline(out, panel, all[i].tests, "test s" + colour);
     for (const Point& test : all[i].tests) draw_dot(out, panel.at(test), "dot f" + colour);
@@ -255,7 +269,8 @@ void write_svg(std::ostream& out, const std::string& title, const std::string& s
   x.high = static_cast<double>(epochs);
   const auto [lowest, highest] = range_of(accuracy, 1.0, 1.0);
   const Scale accuracy_scale = Scale::around(lowest, highest);
-  const Scale loss_scale = Scale::around(0.0, range_of(loss, 0.0, 0.1).second);
+  const Scale loss_scale =
+      Scale::around(0.0, std::min(range_of(loss, 0.0, 0.1).second, kHighestLoss));
 
   out << "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 " << fixed(kWidth, 0) << ' '
       << fixed(kHeight, 0) << "' width='" << fixed(kWidth, 0) << "' height='" << fixed(kHeight, 0)
@@ -266,10 +281,9 @@ void write_svg(std::ostream& out, const std::string& title, const std::string& s
   draw_text(out, {40.0, 50.0}, "title", title);
   draw_text(out, {40.0, 76.0}, "soft", subtitle);
   draw_key(out, {42.0, kHeight - 28.0});
-  draw_panel(out, {84.0, 140.0, 470.0, 410.0, x, accuracy_scale}, "Accuracy",
-             accuracy_scale.step < 0.1 ? 2 : 1, accuracy);
+  draw_panel(out, {84.0, 140.0, 470.0, 410.0, x, accuracy_scale}, "Accuracy", accuracy);
   draw_panel(out, {642.0, 140.0, 910.0, 410.0, x, loss_scale}, "Loss (cross entropy, training)",
-             loss_scale.step < 0.1 ? 2 : 1, loss);
+             loss);
   out << "</svg>\n";
 }
 

@@ -58,10 +58,10 @@ void Progress::advance(std::size_t images, const std::string& epoch, const std::
     std::printf("%s%s  %s\n", epoch.c_str(), numbers, status.c_str());
   } else {
     std::string right = numbers + ("  " + status);
-    const std::size_t width = terminal_width();
-    const std::size_t bar_width = 24;
-    const std::size_t used = epoch.size() + 2 + bar_width;
-    right.resize(std::min(right.size(), width > used + 1 ? width - used - 1 : 0));
+    const std::size_t room = terminal_width() - 1;  // the last column would wrap
+    const std::size_t used = epoch.size() + 2 + right.size();
+    const std::size_t bar_width = std::clamp<std::size_t>(room > used ? room - used : 0, 8, 32);
+    right.resize(std::min(right.size(), room - std::min(room, epoch.size() + 2 + bar_width)));
     std::printf("%s%s  %s%s", kClearLine, epoch.c_str(), bar(fraction, bar_width).c_str(),
                 right.c_str());
   }

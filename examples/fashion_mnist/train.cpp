@@ -107,10 +107,10 @@ class Learner {
     seconds_ = 0.0;
   }
 
+  /// "0.832 with BN", the accuracy since the epoch began.
   [[nodiscard]] std::string status() const {
     char text[96];
-    std::snprintf(text, sizeof text, "%s: loss %.3f, accuracy %.3f", run_.history.network.c_str(),
-                  epoch_.mean_loss(), epoch_.accuracy());
+    std::snprintf(text, sizeof text, "%.3f %s", epoch_.accuracy(), run_.history.network.c_str());
     return text;
   }
 
@@ -216,7 +216,7 @@ std::vector<Run> train(const Options& options, const Dataset& train_set, const D
       std::string status;
       for (auto& learner : learners) {
         learner.step(batch, rate);
-        status += (status.empty() ? "" : "   ") + learner.status();
+        status += (status.empty() ? "accuracy " : ", ") + learner.status();
       }
       progress.advance((end - begin) * learners.size(), label, status);
       if ((b + 1) * kStretches / batches > stretch_begin * kStretches / batches) {

@@ -48,10 +48,11 @@ TEST_CASE("without options LeNet is trained twice for three epochs at rate 1", "
 
 TEST_CASE("every option is taken over", "[fashion]") {
   const Options options =
-      parse({"--model",    "convbn", "--bn=off", "--no-conv-bias", "--epochs", "7",
-             "--batch=32", "--lr",   "0.25",     "--momentum",     "0.9",      "--schedule",
-             "cosine",     "--seed", "42",       "--threads",      "3",        "--images",
-             "500",        "--data", "/in",      "--out",          "/out"});
+      parse({"--model",  "convbn",     "--bn=off",   "--no-conv-bias", "--optimizer", "sgd",
+             "--epochs", "7",          "--batch=32", "--lr",           "0.25",        "--momentum",
+             "0.9",      "--schedule", "cosine",     "--seed",         "42",          "--threads",
+             "3",        "--images",   "500",        "--data",         "/in",         "--out",
+             "/out"});
   REQUIRE(options.model == Model::convbn);
   REQUIRE(options.bn == BatchNormRuns::off);
   REQUIRE_FALSE(options.conv_bias);
@@ -78,9 +79,28 @@ TEST_CASE("the d2l preset is that of the book, and options beside it win", "[fas
   REQUIRE(mixed.bn == BatchNormRuns::on);
 }
 
-TEST_CASE("Adam has a rate of its own unless one is given", "[fashion]") {
+TEST_CASE("the best preset follows a cosine over ten epochs", "[fashion]") {
+  const Options best = parse({"--preset", "best"});
+  REQUIRE(best.schedule == Schedule::cosine);
+  REQUIRE(best.learning_rate == 1.0);
+  REQUIRE(best.batch == 128);
+  REQUIRE(best.epochs == 10);
+  REQUIRE(best.bn == BatchNormRuns::on);
+}
+
+TEST_CASE("each optimizer has a rate of its own unless one is given", "[fashion]") {
   REQUIRE(parse({"--optimizer", "adam"}).learning_rate == 0.001);
   REQUIRE(parse({"--optimizer", "adam", "--lr", "0.01"}).learning_rate == 0.01);
+  REQUIRE(parse({"--optimizer", "adam", "--preset", "d2l"}).learning_rate == 0.001);
+  REQUIRE(parse({"--optimizer", "sgd", "--preset", "d2l"}).learning_rate == 0.1);
+}
+
+TEST_CASE("ConvBNNet is trained by Adam unless the options say otherwise", "[fashion]") {
+  REQUIRE(parse({"--model", "convbn"}).optimizer == OptimizerKind::adam);
+  REQUIRE(parse({"--model", "convbn"}).learning_rate == 0.001);
+  REQUIRE(parse({"--model", "convbn", "--optimizer", "sgd"}).learning_rate == 1.0);
+  REQUIRE(parse({"--model", "convbn", "--preset", "d2l"}).optimizer == OptimizerKind::sgd);
+  REQUIRE(parse({"--model", "convbn", "--preset", "d2l"}).learning_rate == 0.1);
 }
 
 TEST_CASE("bad options are errors that name what was expected", "[fashion]") {
