@@ -27,20 +27,27 @@ constexpr const char* kStyle = R"(<style>
   .grid { stroke: #e6e2da; stroke-width: 1; }
   .axis { stroke: #9aa1ac; stroke-width: 1.2; }
   .line { fill: none; stroke-width: 2.6; stroke-linejoin: round; stroke-linecap: round; }
-  .area { opacity: 0.09; }
+  .a0 { fill: url(#fade0); } .a1 { fill: url(#fade1); }
   .test { fill: none; stroke-width: 1.4; stroke-dasharray: 1 5; stroke-linecap: round; }
   .dot { stroke: #fcfbf8; stroke-width: 2; }
   .key { stroke: #5b6472; }
   .key-dot { fill: #5b6472; }
-  .s0 { stroke: #0b7a75; } .f0 { fill: #0b7a75; }
-  .s1 { stroke: #d2592a; } .f1 { fill: #d2592a; }
+  .s0 { stroke: #0b7a75; } .f0 { fill: #0b7a75; } .c0 { stop-color: #0b7a75; }
+  .s1 { stroke: #d2592a; } .f1 { fill: #d2592a; } .c1 { stop-color: #d2592a; }
   @media (prefers-color-scheme: dark) {
     .card { fill: #171b22; stroke: #2c333f; } .dot { stroke: #171b22; }
     .title, .head { fill: #eef1f5; } .soft, .tick, .key-dot { fill: #a9b2c0; }
     .key { stroke: #a9b2c0; } .grid { stroke: #2a313c; } .axis { stroke: #707a89; }
-    .s0 { stroke: #3fc6bd; } .f0 { fill: #3fc6bd; } .s1 { stroke: #ff9166; } .f1 { fill: #ff9166; }
+    .s0 { stroke: #3fc6bd; } .f0 { fill: #3fc6bd; } .c0 { stop-color: #3fc6bd; }
+    .s1 { stroke: #ff9166; } .f1 { fill: #ff9166; } .c1 { stop-color: #ff9166; }
   }
 </style>
+<defs>
+  <linearGradient id='fade0' x2='0' y2='1'><stop class='c0' offset='0' stop-opacity='0.16'/>
+    <stop class='c0' offset='1' stop-opacity='0'/></linearGradient>
+  <linearGradient id='fade1' x2='0' y2='1'><stop class='c1' offset='0' stop-opacity='0.16'/>
+    <stop class='c1' offset='1' stop-opacity='0'/></linearGradient>
+</defs>
 )";
 
 struct Point {
@@ -179,7 +186,7 @@ void draw_polyline(std::ostream& out, const Panel& panel, const std::vector<Poin
   out << "'/>\n";
 }
 
-/// A tint between a curve and the axis.
+/// A tint that fades from a curve to the axis.
 void draw_area(std::ostream& out, const Panel& panel, const std::vector<Point>& points,
                const std::string& css) {
   if (points.size() < 2) return;
@@ -224,9 +231,11 @@ void draw_labels(std::ostream& out, const Panel& panel, const std::vector<Series
 void draw_panel(std::ostream& out, const Panel& panel, const std::string& heading,
                 const std::vector<Series>& all) {
   draw_axes(out, panel, heading);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    draw_area(out, panel, all[i].curve, "a" + std::to_string(i));
+  }
   for (std::size_t i = all.size(); i-- > 0;) {  // the first on top
     const std::string colour = std::to_string(i);
-    draw_area(out, panel, all[i].curve, "area f" + colour);
     draw_polyline(out, panel, all[i].curve, "line s" + colour);
     draw_polyline(out, panel, all[i].tests, "test s" + colour);
     for (const Point& test : all[i].tests) draw_dot(out, panel.at(test), "dot f" + colour);
