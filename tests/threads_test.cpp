@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: MIT
+// Threads: the same bits for any number of them, and no call that waits for itself.
+#define EIGEN_USE_THREADS
+
+#include <batchnorm/batchnorm.hpp>
+#include <memory>
+#include <unsupported/Eigen/CXX11/Tensor>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/random.hpp"
+#include "support/refused.hpp"
+
+using batchnorm::BatchNorm1d;
+using batchnorm::BatchNorm2d;
+using batchnorm::ChannelAxis;
+using batchnorm::NonFinite;
+using batchnorm::Options;
+using Eigen::Index;
+using testing::same_bits;
+using testing::same_state;
+
+namespace {
+
+struct Device {
+  explicit Device(int threads) : pool(threads), device(&pool, threads) {}
+  Eigen::ThreadPool pool;
+  Eigen::ThreadPoolDevice device;
+};
+
+Device& device_of(int threads) {
+  static std::vector<std::unique_ptr<Device>> devices(9);
+  auto& slot = devices[static_cast<std::size_t>(threads)];
+  if (!slot) slot = std::make_unique<Device>(threads);
+  return *slot;
+}
+
+template <class X>
+struct Results {
+  X y, dx, z, dx_eval;
+};
+
+/// Training and eval, forward and backward.
+template <class Layer, class X>
+Results<X> run(Layer& layer, const X& x, const X& dy) {
+  Results<X> r;
+  layer.train();
+  r.y = layer.forward(x);
+  r.dx = layer.backward(x, dy);
+  layer.eval();
+  r.z = layer.forward(x);
+  r.dx_eval = layer.backward(x, dy);
+  return r;
+}
+
+template <class Layer, class X>
+void check_bits(Index channels, X x, const Options& options) {
+  X dy = x;
+  testing::Random random(static_cast<std::uint64_t>(x.size()));
+  random.fill(x, 3, 2);
+  random.fill(dy, 0.25, 1);
+  Layer alone(channels, options);
+  random.fill(alone.gamma());
+  random.fill(alone.beta());
+  const Layer fresh = alone;
+  const auto expected = run(alone, x, dy);
+  for (const int threads : {1, 2, 3, 4, 8}) {
+    INFO(threads << " threads, " << x.size() << " values in " << channels << " channels");
+    Layer layer = fresh;
+    layer.set_device(&device_of(threads).device);
+    const auto got = run(layer, x, dy);
+    CHECK(same_bits(got.y, expected.y));
+    CHECK(same_bits(got.dx, expected.dx));
+    CHECK(same_bits(got.z, expected.z));
+    CHECK(same_bits(got.dx_eval, expected.dx_eval));
+    CHECK(same_state(layer, alone));
+  }
+}
+
+template <class Scalar, int order>
+void check_images(const Options& options) {
+  using Tensor = Eigen::Tensor<Scalar, 4, order>;
+  const bool last = options.channel_axis == ChannelAxis::last;
+  const auto check = [&](Index n, Index c, Index h, Index w) {
+    check_bits<BatchNorm2d<Scalar>>(c, last ? Tensor(n, h, w, c) : Tensor(n, c, h, w), options);
+  };
+  check(2, 1, 500, 500);  // few channels of large planes
+  check(3, 3, 211, 223);
+  check(8, 70, 29, 31);  // many channels
+  check(16, 1030, 5, 5);
+  check(2, 3, 4, 5);  // too small for threads
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("any number of threads gives the same bits", "[threads]", float, Eigen::half) {
+  for (const auto axis : {ChannelAxis::first, ChannelAxis::last}) {
+    Options options;
+    options.channel_axis = axis;
+    check_images<TestType, Eigen::RowMajor>(options);
+    check_images<TestType, Eigen::ColMajor>(options);
+  }
+}
+
+TEST_CASE("any number of threads gives the same bits in double", "[threads]") {
+  check_images<double, Eigen::RowMajor>({});
+}
+
+TEST_CASE("any number of threads gives the same bits for matrices", "[threads]") {
+  using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using Columns = Eigen::MatrixXf;
+  for (const auto& [n, c] : {std::pair<Index, Index>{300000, 3}, {4099, 257}, {33, 20000}}) {
+    check_bits<BatchNorm1d<float>>(c, Rows(n, c), {});
+    check_bits<BatchNorm1d<float>>(c, Columns(n, c), {});
+  }
+}
+
+TEST_CASE("channels that are done again give the same bits with threads", "[threads]") {
+  Options options;
+  options.non_finite = NonFinite::reject;  // all statistics first, then all of y
+  for (const bool large : {false, true}) {
+    Eigen::MatrixXf x(40000, 9);
+    testing::Random random(1);
+    random.fill(x);
+    if (large) x.col(4) *= 5e37f;
+    BatchNorm1d<float> alone(9, options), layer(9, options);
+    layer.set_device(&device_of(4).device);
+    CHECK(same_bits(layer.forward(x), alone.forward(x)));
+    CHECK(same_state(layer, alone));
+  }
+}
+
+TEST_CASE("a refused batch changes nothing with threads either", "[threads]") {
+  Options options;
+  options.non_finite = NonFinite::reject;
+  Eigen::MatrixXf x(40000, 9);
+  testing::Random random(5);
+  random.fill(x);
+  BatchNorm1d<float> layer(9, options);
+  layer.set_device(&device_of(3).device);
+  static_cast<void>(layer.forward(x));
+  x(39999, 7) = std::numeric_limits<float>::infinity();
+  Eigen::MatrixXf y = Eigen::MatrixXf::Zero(40000, 9);
+  testing::check_refused<std::domain_error>(layer, {"channel 7"}, [&] { layer.forward(x, y); });
+  CHECK(y == Eigen::MatrixXf::Zero(40000, 9));
+}
+
+TEST_CASE("a call on one of the pool's own threads comes back, with the same bits", "[threads]") {
+  // With one thread in the pool a call that waited for the pool would wait for ever.
+  Eigen::MatrixXf x(100000, 7);
+  testing::Random random(2);
+  random.fill(x);
+  BatchNorm1d<float> alone(7);
+  const auto expected = run(alone, x, x);
+  for (const int threads : {1, 2, 4}) {
+    Device& d = device_of(threads);
+    Eigen::Barrier done(static_cast<unsigned>(2 * threads));
+    std::vector<Results<Eigen::MatrixXf>> results(static_cast<std::size_t>(2 * threads));
+    for (auto& result : results) {  // twice as many as there are threads, all at once
+      d.pool.Schedule([&] {
+        BatchNorm1d<float> layer(7);
+        layer.set_device(&d.device);
+        result = run(layer, x, x);
+        done.Notify();
+      });
+    }
+    done.Wait();
+    for (const auto& result : results) {
+      CHECK(same_bits(result.y, expected.y));
+      CHECK(same_bits(result.dx, expected.dx));
+      CHECK(same_bits(result.dx_eval, expected.dx_eval));
+    }
+  }
+}
+
+TEST_CASE("layers on threads of their own share a device", "[threads]") {
+  Eigen::MatrixXf x(60000, 7);
+  testing::Random random(3);
+  random.fill(x);
+  BatchNorm1d<float> alone(7);
+  const auto expected = run(alone, x, x);
+  Device callers(4);
+  Eigen::Barrier done(8);
+  std::vector<Results<Eigen::MatrixXf>> results(8);
+  for (auto& result : results) {
+    callers.pool.Schedule([&] {
+      BatchNorm1d<float> layer(7);
+      layer.set_device(&device_of(2).device);
+      result = run(layer, x, x);
+      done.Notify();
+    });
+  }
+  done.Wait();
+  for (const auto& result : results) {
+    CHECK(same_bits(result.y, expected.y));
+    CHECK(same_bits(result.dx, expected.dx));
+  }
+}
+
+TEST_CASE("copies share the device, and nullptr takes it away", "[threads]") {
+  // A pool that counts what it is asked to do shows who uses it.
+  struct CountingPool : Eigen::ThreadPoolInterface {
+    explicit CountingPool(int threads) : pool(threads) {}
+    void Schedule(std::function<void()> f) override {
+      ++scheduled;
+      pool.Schedule(std::move(f));
+    }
+    int NumThreads() const override { return pool.NumThreads(); }
+    int CurrentThreadId() const override { return pool.CurrentThreadId(); }
+    Eigen::ThreadPool pool;
+    int scheduled = 0;
+  };
+  CountingPool pool(3);
+  const Eigen::ThreadPoolDevice device(&pool, 3);
+  Eigen::MatrixXf x(200000, 3);
+  testing::Random random(4);
+  random.fill(x);
+  const auto uses_pool = [&](auto& layer) {
+    const int before = pool.scheduled;
+    static_cast<void>(layer.forward(x));
+    return pool.scheduled > before;
+  };
+  BatchNorm1d<float> layer(3);
+  CHECK_FALSE(uses_pool(layer));
+  layer.set_device(&device);
+  CHECK(uses_pool(layer));
+  auto copy = layer;
+  CHECK(uses_pool(copy));
+  copy.set_device(nullptr);
+  CHECK_FALSE(uses_pool(copy));
+  CHECK(uses_pool(layer));
+  const Eigen::ThreadPoolDevice* none = nullptr;
+  layer.set_device(none);
+  CHECK_FALSE(uses_pool(layer));
+  layer.set_device(&device);
+  auto moved = std::move(layer);
+  CHECK(uses_pool(moved));
+  BatchNorm1d<float> assigned(3);
+  assigned = moved;
+  CHECK(uses_pool(assigned));
+}
