@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+// Counts allocations of the whole program, by standing in front of the C library's malloc: this
+// sees operator new, Eigen's own allocations and other threads. Include in one file of a program.
+// Without glibc, or with a sanitizer that has a malloc of its own, nothing is counted.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define TESTING_HAS_OWN_MALLOC
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__GLIBC__)
+#define TESTING_HAS_OWN_MALLOC
+#endif
+
+namespace testing {
+
+inline std::atomic<long> allocation_count{0};
+
+#if defined(TESTING_HAS_OWN_MALLOC)
+inline constexpr bool counts_allocations = false;
+#else
+inline constexpr bool counts_allocations = true;
+#endif
+
+/// How many allocations f makes.
+template <class F>
+long allocations(const F& f) {
+  const long before = allocation_count;
+  f();
+  return allocation_count - before;
+}
+
+}  // namespace testing
+
+#if !defined(TESTING_HAS_OWN_MALLOC)
+extern "C" {
+void* __libc_malloc(std::size_t);
+void* __libc_calloc(std::size_t, std::size_t);
+void* __libc_realloc(void*, std::size_t);
+void* __libc_memalign(std::size_t, std::size_t);
+
+void* malloc(std::size_t size) {
+  ++testing::allocation_count;
+  return __libc_malloc(size);
+}
+void* calloc(std::size_t n, std::size_t size) {
+  ++testing::allocation_count;
+  return __libc_calloc(n, size);
+}
+void* realloc(void* p, std::size_t size) {
+  ++testing::allocation_count;
+  return __libc_realloc(p, size);
+}
+void* aligned_alloc(std::size_t alignment, std::size_t size) {
+  ++testing::allocation_count;
+  return __libc_memalign(alignment, size);
+}
+int posix_memalign(void** p, std::size_t alignment, std::size_t size) {
+  ++testing::allocation_count;
+  *p = __libc_memalign(alignment, size);
+  return *p ? 0 : 12;  // ENOMEM
+}
+}
+#endif
