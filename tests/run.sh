@@ -9,12 +9,12 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
 . "$root/tests/packages.sh"
 
-# build_and_test NAME [CMAKE OPTION...]: -O1 compiles fast and keeps Eigen's assertions.
+# build_and_test NAME [CMAKE OPTION...]: -Og compiles fastest and keeps Eigen's assertions.
 build_and_test() {
   build=$root/build/$1
   shift
   mkdir -p "$build"
-  if ! cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 "$@" \
+  if ! cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og "$@" \
       >"$build/configure.log" 2>&1; then
     cat "$build/configure.log" >&2
     return 1
