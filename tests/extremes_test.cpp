@@ -310,16 +310,22 @@ TEST_CASE("a double y is finite where gamma * x_hat alone is not", "[extremes]")
 TEST_CASE("eval mode is finite for statistics and values of any size", "[extremes]") {
   const double largest = std::numeric_limits<double>::max();
   struct Setting {
-    double mean, var, x, expected;
+    double mean, var, x, gamma, expected;
   };
+  const double inv_root_eps = 1 / std::sqrt(1e-5);
   for (const Setting& s :
-       {Setting{-0x1p990, 1e300, largest, largest / 1e150},
-        Setting{-largest, 1e300, largest, 2 * (largest / 1e150)},
-        Setting{largest, 1e300, -largest, -2 * (largest / 1e150)},
-        Setting{1e308, 1e308, -1e308, -2e154}, Setting{0, largest, largest, std::sqrt(largest)}}) {
-    INFO("mean " << s.mean << ", var " << s.var << ", x " << s.x);
+       {Setting{-0x1p990, 1e300, largest, 1, largest / 1e150},
+        Setting{-largest, 1e300, largest, 1, 2 * (largest / 1e150)},
+        Setting{largest, 1e300, -largest, 1, -2 * (largest / 1e150)},
+        Setting{1e308, 1e308, -1e308, 1, -2e154},
+        Setting{0, largest, largest, 1, std::sqrt(largest)},
+        Setting{largest, 0, -largest, 1e-47, -2 * (largest * 1e-47 * inv_root_eps)},
+        Setting{-1e308, 1e-30, 1e307, -1e-260, -1.1e48 * inv_root_eps},
+        Setting{0, largest, 1e10, 1e300, 1e300 / (std::sqrt(largest) / 1e10)}}) {
+    INFO("mean " << s.mean << ", var " << s.var << ", x " << s.x << ", gamma " << s.gamma);
     in_both_orders<double>(Eigen::VectorXd::Constant(5, s.x), [&](const auto& columns) {
       BatchNorm1d<double> layer(9);
+      layer.gamma().setConstant(s.gamma);
       layer.running_mean().setConstant(s.mean);
       layer.running_var().setConstant(s.var);
       layer.eval();
