@@ -2,7 +2,9 @@
 // The library's layers as layers of this network.
 #pragma once
 
+#include <algorithm>
 #include <batchnorm/batchnorm.hpp>
+#include <type_traits>
 #include <vector>
 
 #include "layer.hpp"
@@ -56,7 +58,7 @@ class BatchNorm final : public Layer<Scalar> {
     using Plain = Eigen::Tensor<Scalar, Rank, Eigen::RowMajor>;
     using Mapped = std::conditional_t<std::is_const_v<Value>, const Plain, Plain>;
     Eigen::DSizes<Index, Rank> sizes;
-    for (int axis = 0; axis < Rank; ++axis) sizes[axis] = t.dimension(axis);
+    std::copy_n(t.dimensions().begin(), Rank, sizes.begin());
     return Eigen::TensorMap<Mapped>(data, sizes);
   }
 
