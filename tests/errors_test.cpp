@@ -269,7 +269,9 @@ TEST_CASE("vectors that the user gave another length are refused by every call",
       {"grad_beta", [](Layer& l) -> Vector& { return l.grad_beta(); }},
       {"running_mean", [](Layer& l) -> Vector& { return l.running_mean(); }},
       {"running_var", [](Layer& l) -> Vector& { return l.running_var(); }}};
-  for (const auto& [name, vector] : vectors) {
+  for (const auto& one : vectors) {
+    const char* const name = one.first;  // lambdas cannot capture structured bindings
+    const auto vector = one.second;
     for (const Index length : {0, 2, 4}) {
       INFO(name << " of length " << length);
       auto layer = used_layer<Layer>(x4);

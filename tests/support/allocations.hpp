@@ -60,10 +60,5 @@ void* aligned_alloc(std::size_t alignment, std::size_t size) {
   ++testing::allocation_count;
   return __libc_memalign(alignment, size);
 }
-int posix_memalign(void** p, std::size_t alignment, std::size_t size) noexcept {
-  ++testing::allocation_count;
-  *p = __libc_memalign(alignment, size);
-  return *p ? 0 : 12;  // ENOMEM
-}
 }
 #endif
