@@ -166,6 +166,27 @@ TEST_CASE("a layer used twice has the gradients of both uses, each by its own st
   }
 }
 
+TEST_CASE("backward uses the gamma of now, not that of its forward", "[gradient]") {
+  testing::Random random(6);
+  Eigen::MatrixXd x(6, 2), dy(6, 2);
+  random.fill(x);
+  random.fill(dy);
+  for (const bool training : {true, false}) {
+    batchnorm::BatchNorm1d<double> bn(2);
+    bn.train(training);
+    static_cast<void>(bn.forward(x));
+    const Eigen::MatrixXd dx = bn.backward(x, dy);
+    const Eigen::VectorXd dgamma = bn.grad_gamma();
+    bn.gamma() << 2, -4;  // exact factors
+    bn.beta() << 7, 8;
+    bn.zero_grad();
+    const Eigen::MatrixXd scaled = bn.backward(x, dy);
+    CHECK(scaled.col(0) == 2 * dx.col(0));
+    CHECK(scaled.col(1) == -4 * dx.col(1));
+    CHECK(bn.grad_gamma() == dgamma);
+  }
+}
+
 TEST_CASE("zero_grad starts the sums of gradients again", "[gradient]") {
   batchnorm::BatchNorm1d<double> bn(2);
   testing::Random random(5);
