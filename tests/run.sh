@@ -9,7 +9,8 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
 . "$root/tests/packages.sh"
 
-# build_and_test NAME [CMAKE OPTION...]: -Og compiles fastest and keeps Eigen's assertions.
+# build_and_test NAME [CMAKE OPTION...]: -Og compiles fastest and keeps Eigen's assertions. $without,
+# where set, names tests that are left out.
 build_and_test() {
   build=$root/build/$1
   shift
@@ -20,7 +21,7 @@ build_and_test() {
     return 1
   fi
   cmake --build "$build" -j "$jobs" &&
-    (cd "$build" && ctest --output-on-failure -j "$jobs")
+    (cd "$build" && ctest --output-on-failure -j "$jobs" -E "${without:-^$}")
 }
 
 # also WHAT PACKAGES COMMAND...: one more thing to test.
@@ -36,23 +37,29 @@ also() {
 
 case ${1:-} in
   '' | --all) ;;
-  *)
-    sed -n '3,6s/^# //p' "$0"
-    [ "$1" = --help ] || exit 1
-    exit 0
-    ;;
+  --help) sed -n '3,6s/^# //p' "$0"; exit 0 ;;
+  *) echo "Unknown option $1; there are --all and --help" >&2; exit 1 ;;
 esac
 
-failed=
 core="cmake make libeigen3-dev catch2 pkg-config"
-core="$core zlib1g-dev libcxxopts-dev" # of the examples, whose parts are tested too
 [ -n "${CXX:-}" ] || core="g++ $core"
-also "The core" "$core" build_and_test "tests${CXX:+-${CXX##*/}}"
-if [ "${1:-}" = --all ]; then
+examples="zlib1g-dev libcxxopts-dev"
+folder=tests${CXX:+-${CXX##*/}}
+compiling='^(header_alone|cxx20|misuse|install|consumer|readme)' # tests that compile by themselves
+failed=
+
+if [ $# -eq 0 ]; then
+  also "The core" "$core" build_and_test "$folder" -DBATCHNORM_EXAMPLES=OFF
+else
+  also "The core and the examples" "$core $examples" \
+    build_and_test "$folder" -DBATCHNORM_EXAMPLES=ON
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
-  also "With clang" clang build_and_test tests-clang++ -DCMAKE_CXX_COMPILER=clang++
-  also "With the address and undefined behaviour sanitizers" "" build_and_test tests-sanitized \
+  also "The core with clang" clang \
+    build_and_test tests-clang++ -DBATCHNORM_EXAMPLES=OFF -DCMAKE_CXX_COMPILER=clang++
+  without=$compiling
+  also "The core with the address and undefined behaviour sanitizers" "" \
+    build_and_test tests-sanitized -DBATCHNORM_EXAMPLES=OFF \
     -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all"
 fi
 [ -z "$failed" ] || { printf '\nFailed:%s\n' "$failed" >&2; exit 1; }
