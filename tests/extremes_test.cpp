@@ -314,7 +314,7 @@ TEST_CASE("eval mode is finite for statistics and values of any size", "[extreme
   };
   const double inv_root_eps = 1 / std::sqrt(1e-5);
   for (const Setting& s :
-       {Setting{-0x1p990, 1e300, largest, 1, largest / 1e150},
+       {Setting{-0x1p990, 1e300, largest, 1, largest / 1e150 + 0x1p990 / 1e150},
         Setting{-largest, 1e300, largest, 1, 2 * (largest / 1e150)},
         Setting{largest, 1e300, -largest, 1, -2 * (largest / 1e150)},
         Setting{1e308, 1e308, -1e308, 1, -2e154},
