@@ -290,11 +290,11 @@ class BatchNorm {
     }
   }
   void check_lengths(const detail::Where& where) const {
-    if (saved_.mean.size() != num_features_) {
+    if (num_features_ == 0) {
       where.misuse("expected a layer, got what is left of one that was moved from");
     }
     const auto check = [&](const char* what, const Vector& v, bool on) {
-      const Index expected = on ? num_features_ : 0;
+      const Index expected = on ? num_features() : 0;
       if (v.size() == expected) return;
       where.misuse(std::string("expected ") + what + " of length " + std::to_string(expected) +
                    ", got " + std::to_string(v.size()));
@@ -439,7 +439,7 @@ class BatchNorm {
     return {options_.scale ? gamma_.data() : nullptr, options_.shift ? beta_.data() : nullptr};
   }
 
-  Index num_features_;  // C
+  detail::ClearedByMove num_features_;  // C
   Options options_;
   bool training_ = true;
   Vector gamma_, beta_;                   // (C) learned scale and shift
@@ -462,7 +462,7 @@ ChannelAffine<typename BatchNorm<Scalar, spatial>::Param> BatchNorm<Scalar, spat
   if (!options_.track_running_stats) {
     where.misuse("expected running statistics, got a layer that does not track them");
   }
-  ChannelAffine<Param> eval{Vector(num_features_), running_mean_, Vector::Zero(num_features_)};
+  ChannelAffine<Param> eval{Vector(num_features()), running_mean_, Vector::Zero(num_features())};
   for (Index c = 0; c < num_features_; ++c) {
     const double var = static_cast<double>(running_var_[c]);
     eval.scale[c] = detail::narrow<Param>(affine().gamma(c) / std::sqrt(var + options_.eps));

@@ -129,7 +129,8 @@ template <class X>
     shape.extents[0] = x.rows();
     shape.extents[1] = x.cols();
   } else {
-    for (std::size_t d = 0; d < Argument<X>::rank; ++d) shape.extents[d] = x.dimensions()[d];
+    const Eigen::DSizes<Index, Argument<X>::rank> sizes(x.dimensions());
+    for (std::size_t d = 0; d < Argument<X>::rank; ++d) shape.extents[d] = sizes[d];
   }
   return shape;
 }

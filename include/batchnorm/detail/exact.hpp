@@ -5,8 +5,8 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <utility>
 
-#include "batchnorm/detail/moment.hpp"
 #include "batchnorm/detail/view.hpp"
 
 // The long way round, for the rare channel whose sums, differences or coefficients do not fit the
@@ -85,14 +85,25 @@ template <class T>
   return {shrink, mean * shrink, inv_std / shrink};
 }
 
+/// a * b * c, overflowing or vanishing on the way only where the product itself does.
+[[nodiscard]] inline double product(double a, double b, double c) {
+  if (std::abs(a) > std::abs(b)) std::swap(a, b);
+  if (std::abs(b) > std::abs(c)) std::swap(b, c);
+  if (std::abs(a) > std::abs(b)) std::swap(a, b);
+  return a * c * b;  // the smallest with the largest
+}
+
 template <class T>
 void normalize(const View<const T>& x, const View<T>& y, Index c, const Statistics& s, double gamma,
                double beta) {
   for_each(
       c,
       [&](const T* px, T* py) {
-        const double x_hat = s.x_hat(static_cast<double>(*px));
-        *py = T(narrow<ParamOf<T>>(gamma * x_hat + beta));
+        // By quarters, that gamma * x_hat does not overflow where beta brings it back; by ldexp, since
+        // -ffast-math would cancel plain factors.
+        const double d = static_cast<double>(*px) * s.shrink - s.mean;
+        const double quarter = product(d, s.inv_std, std::ldexp(gamma, -2)) + std::ldexp(beta, -2);
+        *py = T(narrow<ParamOf<T>>(std::ldexp(quarter, 2)));
       },
       x, y);
 }
@@ -124,7 +135,7 @@ void input_gradient(const View<const T>& x, const View<const T>& dy, const View<
         const double x_part =
             mean_dy_x_hat == 0 ? 0 : s.x_hat(static_cast<double>(*px)) * mean_dy_x_hat;
         const double d = static_cast<double>(*pdy) - mean_dy - x_part;
-        *pdx = T(narrow<ParamOf<T>>(gamma * d * s.inv_std * s.shrink));
+        *pdx = T(narrow<ParamOf<T>>(product(gamma, d, s.inv_std) * s.shrink));
       },
       x, dy, dx);
 }

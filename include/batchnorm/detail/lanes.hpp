@@ -5,9 +5,10 @@
 
 #include "batchnorm/detail/scalar.hpp"
 
-// Vectors of the machine's width as plain values: v - m, v * v and the like act lane by lane, also
-// with a scalar. A loop body written as a generic lambda then serves a vector and, for what is left
-// at the end of a row, a single value alike.
+// Vectors of the machine's width as plain values: v - m, v * v and the like act
+// lane by lane. A formula written as a generic lambda serves a vector and, for
+// what is left at the end of a row, a single value alike. Maps are done in the
+// parameters' type, sums in double.
 namespace batchnorm::detail {
 
 #if defined(__AVX512F__)
@@ -18,59 +19,108 @@ inline constexpr int vector_bytes = 32;
 inline constexpr int vector_bytes = 16;
 #endif
 
-template <class T>
-struct LanesOf {
-  typedef T type __attribute__((vector_size(vector_bytes)));
+template <class T, int bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(bytes)));
 };
 template <class T>
-using Lanes = typename LanesOf<T>::type;
+using Lanes = typename VectorOf<T, vector_bytes>::type;
 
-/// V is a single value or a vector: the type of a lane, their number, and as many doubles.
+/// How many values V holds: V is a vector, or a single value.
 template <class V>
-struct LaneTraits {
-  using Scalar = V;
-  using Double = double;
-};
+inline constexpr Index width_of = 1;
 template <>
-struct LaneTraits<Lanes<float>> {
-  using Scalar = float;
-  typedef double Double __attribute__((vector_size(2 * vector_bytes)));
-};
+inline constexpr Index width_of<Lanes<float>> = vector_bytes / 4;
 template <>
-struct LaneTraits<Lanes<double>> {
-  using Scalar = double;
-  using Double = Lanes<double>;
-};
-template <class V>
-using ScalarOf = typename LaneTraits<V>::Scalar;
-template <class V>
-using DoubleOf = typename LaneTraits<V>::Double;
-template <class V>
-inline constexpr Index width_of = static_cast<Index>(sizeof(V) / sizeof(ScalarOf<V>));
+inline constexpr Index width_of<Lanes<double>> = vector_bytes / 8;
 
-template <class V>
-[[nodiscard]] inline V load(const ScalarOf<V>* from) {
-  V v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
+/// V's worth of values from memory; a vector of double can be had from floats.
+template <class V, class A>
+[[nodiscard]] inline V load(const A* from) {
+  if constexpr (sizeof(V) == sizeof(A) * width_of<V>) {
+    V v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+  } else if constexpr (width_of<V> == 1) {
+    return static_cast<V>(*from);
+  } else {
+    typename VectorOf<A, vector_bytes / 2>::type narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    return __builtin_convertvector(narrow, V);
+  }
 }
 
-template <class V>
-inline void store(ScalarOf<V>* to, const V& v) {
+template <class V, class A>
+inline void store(A* to, const V& v) {
   std::memcpy(to, &v, sizeof v);
 }
 
-/// sum += v in double, for as many doubles at `sum` as v has lanes.
-template <class V>
-inline void add_wide(double* sum, const V& v) {
-  DoubleOf<V> wide;
-  std::memcpy(&wide, sum, sizeof wide);
-  if constexpr (std::is_same_v<V, ScalarOf<V>> || std::is_same_v<V, DoubleOf<V>>) {
-    wide += v;
-  } else {
-    wide += __builtin_convertvector(v, DoubleOf<V>);
+/// What one step of a loop covers: `count` vectors, or one single value.
+template <class V_, int count_>
+struct Strip {
+  using V = V_;
+  static constexpr int count = count_;
+  static constexpr Index width = count * width_of<V>;
+};
+
+/// Calls f(strip, i) for strips that cover [i, end): of four vectors of A, of
+/// one, of a single value.
+template <class A, class F>
+inline void for_strips(Index i, Index end, const F& f) {
+  using Wide = Strip<Lanes<A>, 4>;
+  using Narrow = Strip<Lanes<A>, 1>;
+  for (; i + Wide::width <= end; i += Wide::width) f(Wide{}, i);
+  for (; i + Narrow::width <= end; i += Narrow::width) f(Narrow{}, i);
+  for (; i < end; ++i) f(Strip<A, 1>{}, i);
+}
+
+/// A strip's values to be read as floats or doubles: where they lie or, for
+/// half and bfloat16, converted.
+template <class S, class T>
+struct Values {
+  explicit Values(const T* from) {
+    converted = Eigen::Map<const Eigen::Array<T, S::width, 1>>(from).template cast<float>();
   }
-  std::memcpy(sum, &wide, sizeof wide);
+  [[nodiscard]] const float* at(int u) const {
+    return converted.data() + u * width_of<typename S::V>;
+  }
+
+  Eigen::Array<float, S::width, 1> converted;
+};
+template <class S, class A>
+struct ValuesInPlace {
+  const A* from;
+  [[nodiscard]] const A* at(int u) const { return from + u * width_of<typename S::V>; }
+};
+template <class S>
+struct Values<S, float> : ValuesInPlace<S, float> {};
+template <class S>
+struct Values<S, double> : ValuesInPlace<S, double> {};
+
+/// s[u] += the terms of a strip's values, by add = add_of(u) for each of its
+/// vectors u.
+template <class S, class Sums, class AddOf, class... T>
+inline void add_strip(S, Sums& s, const AddOf& add_of, const Values<S, T>&... x) {
+#pragma GCC unroll 4
+  for (int u = 0; u < S::count; ++u) add_of(u)(s[u], load<typename S::V>(x.at(u))...);
+}
+
+/// y = f(x, ...) for a strip's values, by f = f_of(u) for each of its vectors
+/// u.
+template <class S, class FOf, class T, class... X>
+inline void map_strip(S, const FOf& f_of, T* y, const Values<S, X>&... x) {
+  using V = typename S::V;
+  using A = ParamOf<T>;
+  constexpr Index W = width_of<V>;
+  if constexpr (std::is_same_v<T, A>) {
+#pragma GCC unroll 4
+    for (int u = 0; u < S::count; ++u) store(y + u * W, f_of(u)(load<V>(x.at(u))...));
+  } else {
+    Eigen::Array<A, S::width, 1> results;
+    for (int u = 0; u < S::count; ++u) store(results.data() + u * W, f_of(u)(load<V>(x.at(u))...));
+    Eigen::Map<Eigen::Array<T, S::width, 1>> rounded(y);
+    rounded = results.template cast<T>();
+  }
 }
 
 }  // namespace batchnorm::detail

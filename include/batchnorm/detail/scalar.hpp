@@ -7,13 +7,14 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 namespace batchnorm::detail {
 
 using Eigen::Index;
 
-/// The type of parameters and running statistics, and the type that the kernels compute in:
-/// float for half and bfloat16, otherwise the scalar itself.
+/// The type of parameters and running statistics, and the type that the kernels
+/// compute in: float for half and bfloat16, otherwise the scalar itself.
 template <class Scalar>
 using ParamOf = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
 
@@ -22,7 +23,8 @@ inline constexpr bool is_supported_scalar =
     std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double> ||
     std::is_same_v<Scalar, Eigen::half> || std::is_same_v<Scalar, Eigen::bfloat16>;
 
-/// Neither infinite nor NaN, read off the bits: -ffast-math folds std::isfinite to true.
+/// Neither infinite nor NaN, read off the bits: -ffast-math folds std::isfinite
+/// to true.
 [[nodiscard]] inline bool is_finite(double v) {
   std::uint64_t bits;
   std::memcpy(&bits, &v, sizeof bits);
@@ -62,7 +64,26 @@ void copy(const From* from, Index from_step, To* to, Index to_step, Index n) {
   }
 }
 
-/// v rounded to A; what finite values made too large for A becomes its largest finite value.
+/// An Index that becomes 0 when it is moved from, so that what is left of an
+/// object can be told.
+class ClearedByMove {
+ public:
+  explicit ClearedByMove(Index value) : value_(value) {}
+  ClearedByMove(const ClearedByMove&) = default;
+  ClearedByMove& operator=(const ClearedByMove&) = default;
+  ClearedByMove(ClearedByMove&& from) noexcept : value_(std::exchange(from.value_, 0)) {}
+  ClearedByMove& operator=(ClearedByMove&& from) noexcept {
+    value_ = std::exchange(from.value_, 0);
+    return *this;
+  }
+  operator Index() const { return value_; }
+
+ private:
+  Index value_;
+};
+
+/// v rounded to A; what finite values made too large for A becomes its largest
+/// finite value.
 template <class A>
 [[nodiscard]] A saturated(double v) {
   constexpr A largest = std::numeric_limits<A>::max();

@@ -53,12 +53,6 @@ struct View {
     if (size() == 0) return true;
     return at(outer - 1, channels - 1, inner - 1) - data == size() - 1;
   }
-  /// The same elements as runs, for one that is not in rows itself but meets others that are: a
-  /// channel becomes a single run, if a strided one.
-  [[nodiscard]] View as_runs() const {
-    if (inner != 1) return *this;
-    return {data, 1, channels, outer, 0, channel_stride, outer_stride};
-  }
   operator View<const T>() const {
     return {data, outer, channels, inner, outer_stride, channel_stride, inner_stride};
   }
