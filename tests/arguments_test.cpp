@@ -331,6 +331,19 @@ TEST_CASE("a vector is a batch of one channel, a row a batch of one sample", "[a
   CHECK(wide.row(0).isZero());
 }
 
+TEST_CASE("references to tensors are written", "[arguments]") {
+  const Expected& e = expected();
+  BatchNorm1d<float> layer = e.layer();
+  auto x = tensor_of<Tensor2>(e.x), dy = tensor_of<Tensor2>(e.dy);
+  Tensor2 y(N, C), dx(N, C);
+  Eigen::TensorRef<Tensor2> y_ref(y), dx_ref(dx);
+  layer.forward(x, y_ref);
+  CHECK(near(y, e.y));
+  layer.backward(x, dy, dx_ref);
+  CHECK(near(dx, e.dx));
+  CHECK(e.are_gradients(layer));
+}
+
 TEST_CASE("tensors, maps and references of rank 2 give plain tensors", "[arguments]") {
   const Expected& e = expected();
   auto x = tensor_of<Tensor2>(e.x), dy = tensor_of<Tensor2>(e.dy);

@@ -66,7 +66,7 @@ class Scratch {
  private:
   template <class Array>
   static void grow(Array& array, Index size) {
-    if (array.size() < size) array.resize(size);
+    if (array.size() < size) array = Array(size);  // resize() frees before it may throw
   }
 };
 

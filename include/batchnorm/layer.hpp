@@ -98,13 +98,17 @@ class BatchNorm {
   void forward(const X& x, Y&& y) {
     check_type<X>();
     check_type<detail::Bare<Y>>();
-    check_result<Y>();
-    constexpr int order = checked_order<X, detail::Bare<Y>>();
-    const detail::Where where = in("forward");
-    const auto& values = detail::evaluated<order>(x);
-    const detail::Shape shape = checked_shape(values, where);
-    check_same_shape("y", detail::shape_of(y), shape, where);
-    forward_view(view<const Scalar, order>(values), view<Scalar, order>(y), shape, where);
+    if constexpr (detail::is_tensor_ref<detail::Bare<Y>>) {
+      by_way_of_plain(y, [&](auto& plain) { forward(x, plain); });
+    } else {
+      check_result<Y>();
+      constexpr int order = checked_order<X, detail::Bare<Y>>();
+      const detail::Where where = in("forward");
+      const auto& values = detail::evaluated<order>(x);
+      const detail::Shape shape = checked_shape(values, where);
+      check_same_shape("y", detail::shape_of(y), shape, where);
+      forward_view(view<const Scalar, order>(values), view<Scalar, order>(y), shape, where);
+    }
   }
 
   // Backward. ----------------------------------------------------------------------------------
@@ -149,17 +153,21 @@ class BatchNorm {
     check_type<X>();
     check_type<Dy>();
     check_type<detail::Bare<Dx>>();
-    check_result<Dx>();
-    constexpr int order = checked_order<X, Dy, detail::Bare<Dx>>();
-    const detail::Where where = in("backward");
-    const auto& values = detail::evaluated<order>(x);
-    const auto& gradient = detail::evaluated<order>(dy);
-    const detail::Shape shape = checked_shape(values, where);
-    check_same_shape("dy", detail::shape_of(gradient), shape, where);
-    check_same_shape("dx", detail::shape_of(dx), shape, where);
-    check_saved(saved, shape, where);
-    backward_view(saved, view<const Scalar, order>(values), view<const Scalar, order>(gradient),
-                  view<Scalar, order>(dx), where);
+    if constexpr (detail::is_tensor_ref<detail::Bare<Dx>>) {
+      by_way_of_plain(dx, [&](auto& plain) { backward(saved, x, dy, plain); });
+    } else {
+      check_result<Dx>();
+      constexpr int order = checked_order<X, Dy, detail::Bare<Dx>>();
+      const detail::Where where = in("backward");
+      const auto& values = detail::evaluated<order>(x);
+      const auto& gradient = detail::evaluated<order>(dy);
+      const detail::Shape shape = checked_shape(values, where);
+      check_same_shape("dy", detail::shape_of(gradient), shape, where);
+      check_same_shape("dx", detail::shape_of(dx), shape, where);
+      check_saved(saved, shape, where);
+      backward_view(saved, view<const Scalar, order>(values), view<const Scalar, order>(gradient),
+                    view<Scalar, order>(dx), where);
+    }
   }
 
   // Mode, parameters, statistics. -----------------------------------------------------------------
@@ -255,6 +263,13 @@ class BatchNorm {
       static_assert(std::is_convertible_v<decltype(std::declval<Y&>().data()), Scalar*>,
                     "batchnorm: y and dx must be writable");
     }
+  }
+  /// Writes a TensorRef, whose elements may lie anywhere, from a plain tensor.
+  template <class Ref, class Write>
+  static void by_way_of_plain(Ref& ref, const Write& write) {
+    auto plain = detail::like(ref);
+    write(plain);
+    for (Index i = 0; i < plain.size(); ++i) ref.coeffRef(i) = plain.data()[i];
   }
   template <class... X>
   [[nodiscard]] static constexpr int checked_order() {

@@ -41,6 +41,11 @@ struct TensorTraits<Eigen::TensorFixedSize<S, D, O, I>>
 template <class P, int O, template <class> class M>
 struct TensorTraits<Eigen::TensorMap<P, O, M>> : OwningTensor<std::remove_const_t<P>> {};
 
+template <class X>
+inline constexpr bool is_tensor_ref = false;
+template <class P>
+inline constexpr bool is_tensor_ref<Eigen::TensorRef<P>> = true;
+
 template <class Plain>
 inline constexpr bool is_fixed_size = false;
 template <class S, class D, int O, class I>
