@@ -35,8 +35,8 @@ struct Affine {
   [[nodiscard]] double beta(Index c) const { return beta_data ? double{beta_data[c]} : 0.0; }
 };
 
-/// What x is normalized with, per channel: mean and inv_std, of the batch or
-/// given. Number is const where they are only read.
+/// What x is normalized with, per channel: mean and inv_std, of the batch or given. Number is const
+/// where they are only read.
 template <class Number>
 struct Normalizer {
   Number* mean;
@@ -44,8 +44,8 @@ struct Normalizer {
   bool of_batch;
 };
 
-/// Room for numbers per channel, kept from call to call: what has been seen
-/// once is not allocated again.
+/// Room for numbers per channel, kept from call to call: what has been seen once is not allocated
+/// again.
 template <class A>
 class Scratch {
  public:
@@ -56,12 +56,13 @@ class Scratch {
     grow(coefficients, 5 * columns);
   }
 
-  Eigen::Array<double, Eigen::Dynamic, 1> var;  ///< population variance
-  Eigen::Array<bool, Eigen::Dynamic, 1>
-      long_way;  ///< is this a channel that the kernels cannot do?
-  Eigen::Array<double, Eigen::Dynamic, 1>
-      doubles;  ///< what sums are about, and the sums of each slab
-  Eigen::Array<A, Eigen::Dynamic, 1> coefficients;  ///< of the map
+  template <class Number>
+  using Numbers = Eigen::Array<Number, Eigen::Dynamic, 1>;
+
+  Numbers<double> var;      ///< per channel: population variance
+  Numbers<bool> long_way;   ///< per channel: is it one that the kernels cannot do?
+  Numbers<double> doubles;  ///< per column: what sums are about, and the sums of each slab
+  Numbers<A> coefficients;  ///< per column: the map's
 
  private:
   template <class Array>
@@ -70,9 +71,9 @@ class Scratch {
   }
 };
 
-/// Can the kernels compute with this offset or factor? They must lie so far
-/// from the ends of A's range that a sum or product overflows only where the
-/// exact result does, and a factor must not lose bits.
+/// Can the kernels compute with this offset or factor? They must lie so far from the ends of A's
+/// range that a sum or product overflows only where the exact result does, and a factor must not
+/// lose bits.
 template <class A>
 [[nodiscard]] bool fits_as_offset(double v) {
   return is_finite(v) && std::abs(v) <= (std::is_same_v<A, double> ? 0x1p960 : 0x1p100);
@@ -87,8 +88,7 @@ template <class A>
   return v - static_cast<double>(narrow<A>(v));
 }
 
-/// What forward and backward share: x with its parameters and statistics, and
-/// what to work with.
+/// What forward and backward share: x with its parameters and statistics, and what to work with.
 template <class T, class Number>
 struct Pass {
   using A = ParamOf<T>;
@@ -100,9 +100,8 @@ struct Pass {
   Scratch<A>& scratch;
 };
 
-/// A pass cut into parts. The kernels see the views as `fit_to_kernels` makes
-/// them: with several rows of few channels as one, a channel is in several
-/// columns.
+/// A pass cut into parts. The kernels see the views as `fit_to_kernels` makes them: with several
+/// rows of few channels as one, a channel is in several columns.
 template <class T, class Number>
 class Cut : protected Pass<T, Number> {
  protected:
@@ -158,8 +157,8 @@ class Cut : protected Pass<T, Number> {
   [[nodiscard]] bool has_fitting_statistics(Index c) const {
     return fits_as_offset<A>(by.mean[c]) && fits_as_factor<A>(by.inv_std[c]) && by.inv_std[c] > 0;
   }
-  /// Sets the coefficients' common part. Of a channel that does not fit the
-  /// kernels, it makes a copy, for the long way to follow, or NaN.
+  /// Sets the coefficients' common part. Of a channel that does not fit the kernels, it makes a
+  /// copy, for the long way to follow, or NaN.
   void set_common(Index c, bool fits, bool finite, double scale_c, double shift_c) const {
     scratch.long_way[c] = finite && !fits;
     mean[c] = fits ? narrow<A>(by.mean[c]) : A(0);
@@ -176,9 +175,8 @@ class Cut : protected Pass<T, Number> {
 
   View<const T> kernel_x;
   Plan plan{};
-  double *about[2], *sums;  // per column: what sums are about; sums of each slab
-  A *mean, *scale, *shift, *mean_dy,
-      *slope;  // per column: the map's coefficients
+  double *about[2], *sums;                    // per column: what sums are about; slabs of sums
+  A *mean, *scale, *shift, *mean_dy, *slope;  // per column: the map's coefficients
 };
 
 /// y from x, by the batch's own statistics or by given ones.
@@ -262,8 +260,8 @@ class Forward : Cut<T, double> {
     });
   }
 
-  /// y = gamma * (x - mu) * inv_std + beta as (x - mean) * scale + shift. What rounding takes from the
-  /// mean is made good in the shift.
+  /// y = gamma * (x - mu) * inv_std + beta as (x - mean) * scale + shift. What rounding takes from
+  /// the mean is made good in the shift.
   void prepare(Index g) const {
     this->for_channels(g, [&](Index c) {
       const double scale_c = affine.gamma(c) * by.inv_std[c];
@@ -362,10 +360,9 @@ class Backward : Cut<T, const double> {
     });
   }
 
-  /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n), or gamma *
-  /// inv_std * dy by given statistics, as (dy - mean_dy) * scale + ((x - mean)
-  /// * slope + shift). What rounding takes from the means is made good in the
-  /// shift.
+  /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n), or gamma * inv_std * dy by given
+  /// statistics, as (dy - mean_dy) * scale + ((x - mean) * slope + shift). What rounding takes from
+  /// the means is made good in the shift.
   void prepare(Index g) const {
     this->for_channels(g, [&](Index c) {
       const double mean_dy_c = mean_of(dbeta(c)), mean_dy_x_hat = mean_of(dgamma(c));
@@ -385,8 +382,7 @@ class Backward : Cut<T, const double> {
     for (A* const k : {mean, scale, shift, mean_dy, slope}) this->spread(k);
   }
 
-  /// dbeta / n or dgamma / n, the means that a batch's own statistics take out
-  /// of dx.
+  /// dbeta / n or dgamma / n, the means that a batch's own statistics take out of dx.
   [[nodiscard]] double mean_of(double sum) const {
     return by.of_batch ? sum / static_cast<double>(x.count()) : 0;
   }

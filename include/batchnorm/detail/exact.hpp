@@ -99,8 +99,8 @@ void normalize(const View<const T>& x, const View<T>& y, Index c, const Statisti
   for_each(
       c,
       [&](const T* px, T* py) {
-        // By quarters, that gamma * x_hat does not overflow where beta brings it back; by ldexp, since
-        // -ffast-math would cancel plain factors.
+        // By quarters, that gamma * x_hat does not overflow where beta brings it back; by ldexp,
+        // since -ffast-math would cancel plain factors.
         const double d = static_cast<double>(*px) * s.shrink - s.mean;
         const double quarter = product(d, s.inv_std, std::ldexp(gamma, -2)) + std::ldexp(beta, -2);
         *py = T(narrow<ParamOf<T>>(std::ldexp(quarter, 2)));

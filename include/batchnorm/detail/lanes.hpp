@@ -5,10 +5,9 @@
 
 #include "batchnorm/detail/scalar.hpp"
 
-// Vectors of the machine's width as plain values: v - m, v * v and the like act
-// lane by lane. A formula written as a generic lambda serves a vector and, for
-// what is left at the end of a row, a single value alike. Maps are done in the
-// parameters' type, sums in double.
+// Vectors of the machine's width as plain values: v - m, v * v and the like act lane by lane. A
+// formula written as a generic lambda serves a vector and, for what is left at the end of a row, a
+// single value alike. Maps are done in the parameters' type, sums in double.
 namespace batchnorm::detail {
 
 #if defined(__AVX512F__)
@@ -63,8 +62,8 @@ struct Strip {
   static constexpr Index width = count * width_of<V>;
 };
 
-/// Calls f(strip, i) for strips that cover [i, end): of four vectors of A, of
-/// one, of a single value.
+/// Calls f(strip, i) for strips that cover [i, end): of four vectors of A, of one, of a single
+/// value.
 template <class A, class F>
 inline void for_strips(Index i, Index end, const F& f) {
   using Wide = Strip<Lanes<A>, 4>;
@@ -74,8 +73,8 @@ inline void for_strips(Index i, Index end, const F& f) {
   for (; i < end; ++i) f(Strip<A, 1>{}, i);
 }
 
-/// A strip's values to be read as floats or doubles: where they lie or, for
-/// half and bfloat16, converted.
+/// A strip's values to be read as floats or doubles: where they lie or, for half and bfloat16,
+/// converted.
 template <class S, class T>
 struct Values {
   explicit Values(const T* from) {
@@ -97,16 +96,14 @@ struct Values<S, float> : ValuesInPlace<S, float> {};
 template <class S>
 struct Values<S, double> : ValuesInPlace<S, double> {};
 
-/// s[u] += the terms of a strip's values, by add = add_of(u) for each of its
-/// vectors u.
+/// s[u] += the terms of a strip's values, by add = add_of(u) for each of its vectors u.
 template <class S, class Sums, class AddOf, class... T>
 inline void add_strip(S, Sums& s, const AddOf& add_of, const Values<S, T>&... x) {
 #pragma GCC unroll 4
   for (int u = 0; u < S::count; ++u) add_of(u)(s[u], load<typename S::V>(x.at(u))...);
 }
 
-/// y = f(x, ...) for a strip's values, by f = f_of(u) for each of its vectors
-/// u.
+/// y = f(x, ...) for a strip's values, by f = f_of(u) for each of its vectors u.
 template <class S, class FOf, class T, class... X>
 inline void map_strip(S, const FOf& f_of, T* y, const Values<S, X>&... x) {
   using V = typename S::V;

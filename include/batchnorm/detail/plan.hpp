@@ -9,9 +9,8 @@
 
 namespace batchnorm::detail {
 
-/// How a tensor is cut into tasks: groups of channels, each in slabs of blocks.
-/// It follows from the tensor's shape alone, so that results are bitwise the
-/// same for any number of threads.
+/// How a tensor is cut into tasks: groups of channels, each in slabs of blocks. It follows from the
+/// tensor's shape alone, so that results are bitwise the same for any number of threads.
 struct Plan {
   bool is_rows;
   Index channels, blocks;             // in all
@@ -29,9 +28,9 @@ struct Plan {
   }
 };
 
-/// Brings the views of a pass into one form that a loop shape serves, and tells whether that is rows:
-/// it is if all of them are. Rows of few channels that follow one another are taken several at a time,
-/// as one.
+/// Brings the views of a pass into one form that a loop shape serves, and tells whether that is
+/// rows: it is if all of them are. Rows of few channels that follow one another are taken several
+/// at a time, as one.
 template <class First, class... Rest>
 [[nodiscard]] bool fit_to_kernels(First& first, Rest&... rest) {
   const auto all = [&](const auto& holds) { return holds(first) && (holds(rest) && ...); };
@@ -65,8 +64,8 @@ template <class T>
   plan.is_rows = is_rows;
   plan.channels = x.channels;
   plan.blocks = plan.is_rows ? Rows::blocks(x) : Runs::blocks(x);
-  // Channels side by side stay together, for long reads; channels apart are
-  // grouped to fit the cache.
+  // Channels side by side stay together, for long reads; channels apart are grouped to fit the
+  // cache.
   plan.group_channels =
       plan.is_rows
           ? std::min<Index>(x.channels, x.size() <= in_cache ? x.channels : Rows::most_channels)
@@ -106,11 +105,10 @@ void map_part(const Plan& plan, const Part& part, const View<T>& y, const Formul
 
 inline constexpr auto nothing = [](auto...) {};
 
-/// Runs a pass's steps over all channels: start(group), sum(part) for each part
-/// of the group, finish(group), map(part). Where a thread has a group to
-/// itself, it maps one group, still in its cache, while it sums the next, block
-/// by block: then memory is read and written at the same time. The parts of a
-/// slab come in order.
+/// Runs a pass's steps over all channels: start(group), sum(part) for each part of the group,
+/// finish(group), map(part). Where a thread has a group to itself, it maps one group, still in its
+/// cache, while it sums the next, block by block: then memory is read and written at the same time.
+/// The parts of a slab come in order.
 template <class Start, class Sum, class Finish, class Map>
 void sweep(const Plan& plan, const Workers& workers, const Start& start, const Sum& sum,
            const Finish& finish, const Map& map) {

@@ -10,10 +10,9 @@
 
 namespace batchnorm::detail {
 
-/// The second of two loop shapes: channels lie side by side (NHWC, a row-major
-/// matrix), a row for each position. A block is some rows. sum and map are
-/// those of Runs, but that of(array) gives the numbers of neighbouring
-/// channels.
+/// The second of two loop shapes: channels lie side by side (NHWC, a row-major matrix), a row for
+/// each position. A block is some rows. sum and map are those of Runs, but that of(array) gives the
+/// numbers of neighbouring channels.
 struct Rows {
   static constexpr Index most_channels = 1024;  // of a part
 

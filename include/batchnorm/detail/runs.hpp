@@ -8,16 +8,14 @@
 
 namespace batchnorm::detail {
 
-/// What a step of a pass works on: channels [c0, c1), of which blocks [b0, b1),
-/// in slab s.
+/// What a step of a pass works on: channels [c0, c1), of which blocks [b0, b1), in slab s.
 struct Part {
   Index c0, c1, s, b0, b1;
 };
 
-/// The first of two loop shapes: a channel is made of runs, contiguous in
-/// memory (NCHW). A block is some 2,000 values of every channel: a piece of one
-/// long run, or several short runs, which are read in the order of memory,
-/// channel after channel.
+/// The first of two loop shapes: a channel is made of runs, contiguous in memory (NCHW). A block is
+/// some 2,000 values of every channel: a piece of one long run, or several short runs, which are
+/// read in the order of memory, channel after channel.
 struct Runs {
   static constexpr Index most_channels = 64;  // of a part
 
@@ -26,9 +24,9 @@ struct Runs {
     return Blocking(v).count;
   }
 
-  /// first[c] and second[c] += two terms of every value of channel c in the
-  /// part. terms(of) returns add(s, x, ...), which adds the terms of values x,
-  /// ... to s[0] and s[1]; of(array) gives it the channel's number in an array.
+  /// first[c] and second[c] += two terms of every value of channel c in the part. terms(of) returns
+  /// add(s, x, ...), which adds the terms of values x, ... to s[0] and s[1]; of(array) gives it the
+  /// channel's number in an array.
   template <class Terms, class... T>
   static void sum(const Part& part, double* first, double* second, const Terms& terms,
                   const View<const T>&... x) {
@@ -64,8 +62,7 @@ struct Runs {
     }
   }
 
-  /// y = f(x, ...) for every value of the part, f = formula(of), with of(array)
-  /// as above.
+  /// y = f(x, ...) for every value of the part, f = formula(of), with of(array) as above.
   template <class Formula, class T, class... X>
   static void map(const Part& part, const View<T>& y, const Formula& formula,
                   const View<const X>&... x) {
@@ -83,8 +80,7 @@ struct Runs {
   }
 
  private:
-  /// How channels are cut into blocks: a run's pieces and their length, a
-  /// block's runs, all blocks.
+  /// How channels are cut into blocks: a run's pieces and their length, a block's runs, all blocks.
   struct Blocking {
     Index pieces = 1, length, runs = 1, count;
 
@@ -101,8 +97,8 @@ struct Runs {
     }
   };
 
-  /// Calls f(c, length, pointer, ...) for the runs, or pieces of runs, of a
-  /// part, in memory's order, with pointers to their first value in each view.
+  /// Calls f(c, length, pointer, ...) for the runs, or pieces of runs, of a part, in memory's
+  /// order, with pointers to their first value in each view.
   template <class F, class First, class... Rest>
   static void for_runs(const Part& part, const F& f, const View<First>& v,
                        const View<Rest>&... more) {

@@ -13,8 +13,8 @@ namespace batchnorm::detail {
 
 using Eigen::Index;
 
-/// The type of parameters and running statistics, and the type that the kernels
-/// compute in: float for half and bfloat16, otherwise the scalar itself.
+/// The type of parameters and running statistics, and the type that the kernels compute in: float
+/// for half and bfloat16, otherwise the scalar itself.
 template <class Scalar>
 using ParamOf = std::conditional_t<std::is_same_v<Scalar, double>, double, float>;
 
@@ -23,8 +23,7 @@ inline constexpr bool is_supported_scalar =
     std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double> ||
     std::is_same_v<Scalar, Eigen::half> || std::is_same_v<Scalar, Eigen::bfloat16>;
 
-/// Neither infinite nor NaN, read off the bits: -ffast-math folds std::isfinite
-/// to true.
+/// Neither infinite nor NaN, read off the bits: -ffast-math folds std::isfinite to true.
 [[nodiscard]] inline bool is_finite(double v) {
   std::uint64_t bits;
   std::memcpy(&bits, &v, sizeof bits);
@@ -49,23 +48,7 @@ template <class A>
   return static_cast<A>(v);
 }
 
-/// Copies n values from one step to another, rounding to the new type.
-template <class From, class To>
-void copy(const From* from, Index from_step, To* to, Index to_step, Index n) {
-  using Eigen::Dynamic;
-  using Source = Eigen::Map<const Eigen::Array<From, Dynamic, 1>, 0, Eigen::InnerStride<>>;
-  using Target = Eigen::Map<Eigen::Array<To, Dynamic, 1>, 0, Eigen::InnerStride<>>;
-  if (from_step == 1 && to_step == 1) {  // known to the compiler, Eigen converts whole vectors
-    Eigen::Map<Eigen::Array<To, Dynamic, 1>>(to, n) =
-        Eigen::Map<const Eigen::Array<From, Dynamic, 1>>(from, n).template cast<To>();
-  } else {
-    Target(to, n, Eigen::InnerStride<>(to_step)) =
-        Source(from, n, Eigen::InnerStride<>(from_step)).template cast<To>();
-  }
-}
-
-/// An Index that becomes 0 when it is moved from, so that what is left of an
-/// object can be told.
+/// An Index that becomes 0 when it is moved from, so that what is left of an object can be told.
 class ClearedByMove {
  public:
   explicit ClearedByMove(Index value) : value_(value) {}
@@ -82,8 +65,7 @@ class ClearedByMove {
   Index value_;
 };
 
-/// v rounded to A; what finite values made too large for A becomes its largest
-/// finite value.
+/// v rounded to A; what finite values made too large for A becomes its largest finite value.
 template <class A>
 [[nodiscard]] A saturated(double v) {
   constexpr A largest = std::numeric_limits<A>::max();
