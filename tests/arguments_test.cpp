@@ -355,7 +355,8 @@ TEST_CASE("tensors, maps and references of rank 2 give plain tensors", "[argumen
   check_values<Tensor2Rows>(x_rows, Eigen::TensorMap<const Tensor2Rows>(dy_rows.data(), N, C));
   check_values<Tensor2>(Eigen::TensorRef<Tensor2>(x), dy);
   const auto half_dy = tensor_of<Tensor2>(e.dy / 2);
-  const Eigen::TensorRef<Tensor2> sum = half_dy + half_dy;
+  using ReadOnly = std::conditional_t<(EIGEN_MAJOR_VERSION >= 5), const Tensor2, Tensor2>;
+  const Eigen::TensorRef<ReadOnly> sum = half_dy + half_dy;
   check_values<Tensor2>(x, sum);
   using IntTensor = Eigen::Tensor<float, 2, Eigen::ColMajor, int>;
   IntTensor x_int(static_cast<int>(N), static_cast<int>(C));

@@ -46,10 +46,14 @@ inline constexpr bool is_tensor_ref = false;
 template <class P>
 inline constexpr bool is_tensor_ref<Eigen::TensorRef<P>> = true;
 
-template <class Plain>
+/// Does a plain object hold its elements itself, rather than on the heap?
+template <class Plain, class = void>
 inline constexpr bool is_fixed_size = false;
 template <class S, class D, int O, class I>
 inline constexpr bool is_fixed_size<Eigen::TensorFixedSize<S, D, O, I>> = true;
+template <class Plain>
+inline constexpr bool is_fixed_size<Plain, std::enable_if_t<is_matrix<Plain>>> =
+    Plain::MaxSizeAtCompileTime != Eigen::Dynamic;
 
 /// What the library needs to know of an argument's type: scalar, rank, storage order, plain type.
 template <class X, class = void>
@@ -117,13 +121,18 @@ template <int Order, class X>
 /// A plain object of x's shape, for a result.
 template <class X>
 [[nodiscard]] typename Argument<X>::Plain like(const X& x) {
-  typename Argument<X>::Plain y;
-  if constexpr (is_matrix<X>) {
-    y.resize(x.rows(), x.cols());
-  } else if constexpr (!is_fixed_size<typename Argument<X>::Plain>) {
-    y.resize(x.dimensions());
+  using Plain = typename Argument<X>::Plain;
+  if constexpr (is_fixed_size<Plain>) {
+    return Plain(x);  // a copy of uninitialized elements, compilers warn of
+  } else {
+    Plain y;
+    if constexpr (is_matrix<X>) {
+      y.resize(x.rows(), x.cols());
+    } else {
+      y.resize(x.dimensions());
+    }
+    return y;
   }
-  return y;
 }
 
 template <class X>
