@@ -123,7 +123,7 @@ TEMPLATE_TEST_CASE("every member of every layer works for every scalar", "[insta
 TEST_CASE("a layer starts in training mode with gamma 1, beta 0, mean 0 and variance 1",
           "[instantiate]") {
   const BatchNorm2d<float> layer(3);
-  const auto zeros = Eigen::Vector3f::Zero(), ones = Eigen::Vector3f::Ones();
+  const Eigen::Vector3f zeros = Eigen::Vector3f::Zero(), ones = Eigen::Vector3f::Ones();
   CHECK(layer.is_training());
   CHECK(layer.num_features() == 3);
   CHECK(layer.num_batches_tracked() == 0);
