@@ -396,24 +396,22 @@ class BatchNorm {
 
   /// running = (1 - w) * running + w * batch, for the mean and for the variance as estimated.
   void update_running_stats() {
-    if (options_.track_running_stats) {
-      const bool unbiased = options_.running_variance == VarianceEstimate::unbiased;
-      const double n = static_cast<double>(next_.count);
-      for (Index c = 0; c < num_features_; ++c) {
-        const bool skip = options_.non_finite == NonFinite::skip_update && !is_finite_channel(c);
-        const bool skip_var = skip || (unbiased && next_.count == 1);  // n - 1 = 0
-        if (!skip) {
-          move_towards(next_.mean[c], weight(c, 0), is_finite_channel(c), running_mean_[c]);
-        }
-        if (!skip_var) {
-          const double var = scratch_.var[c] * (unbiased ? n / (n - 1) : 1);
-          move_towards(var, weight(c, 1), is_finite_channel(c), running_var_[c]);
-        }
-        skipped_(c, 0) += skip;
-        skipped_(c, 1) += skip_var;
+    if (!options_.track_running_stats) return;
+    const bool unbiased = options_.running_variance == VarianceEstimate::unbiased;
+    const double n = static_cast<double>(next_.count);
+    for (Index c = 0; c < num_features_; ++c) {
+      const bool finite = is_finite_channel(c);
+      const bool skip = !finite && options_.non_finite == NonFinite::skip_update;
+      const bool skip_var = skip || (unbiased && next_.count == 1);  // n - 1 = 0
+      if (!skip) move_towards(next_.mean[c], weight(c, 0), finite, running_mean_[c]);
+      if (!skip_var) {
+        const double var = scratch_.var[c] * (unbiased ? n / (n - 1) : 1);
+        move_towards(var, weight(c, 1), finite, running_var_[c]);
       }
-      ++num_batches_tracked_;
+      skipped_(c, 0) += skip;
+      skipped_(c, 1) += skip_var;
     }
+    ++num_batches_tracked_;
   }
 
   /// The weight of a new batch in a channel's running mean (which = 0) or variance (1).
@@ -461,8 +459,8 @@ class BatchNorm {
   Vector grad_gamma_, grad_beta_;         // (C) accumulated dgamma, dbeta
   Vector running_mean_, running_var_;     // (C) what eval mode normalizes with
   std::int64_t num_batches_tracked_ = 0;  // accepted training batches
-  Eigen::Array<std::int64_t, Eigen::Dynamic, 2>
-      skipped_;  // of these, without a part in running mean, var
+  // (C, 2) how many of these had no part in a channel's running mean, and in its variance
+  Eigen::Array<std::int64_t, Eigen::Dynamic, 2> skipped_;
   Saved saved_;  // of the last forward
   Saved next_;   // of the one under way: a throw leaves saved_
   detail::Workers workers_;
