@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: MIT
+// Measures this library beside its peers and the limit of memory, and writes a report.
+#include <malloc.h>
+#include <unistd.h>  // isatty
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <stdexcept>
+#include <thread>
+
+#include "measure.hpp"
+#include "report.hpp"
+
+namespace {
+
+constexpr const char* help =
+    R"help(Measures batchnorm beside PyTorch, oneDNN, Eigen and a plain copy.
+  --quick           few shapes and pairs
+  --filter TEXT     cells whose name contains TEXT, as in "NHWC", "(32, 64, 56, 56)", "ResNet"
+  --threads LIST    default: 1,2 and as many as the machine has
+  --pairs N         measurements of each contender, default 15
+  --portable        batchnorm compiled with plain -O3, beside itself with -march=native
+  --cache MIB       larger tensors count as larger than the caches, default: this machine's
+  --report FILE     default: report.md
+  --list            names the cells
+)help";
+
+struct Options {
+  bench::Settings settings;
+  bool quick = false, list = false;
+  std::string filter, report = "report.md";
+  std::vector<int> threads;
+  std::size_t cache = 0;
+};
+
+/// From the kernel: what the processor says of itself may be another machine's, under a hypervisor.
+std::size_t last_level_cache() {
+  std::size_t kibibytes = 0;
+  for (const char* index : {"2", "3"}) {
+    std::ifstream file(std::string("/sys/devices/system/cpu/cpu0/cache/index") + index + "/size");
+    file >> kibibytes;
+  }
+  return kibibytes > 0 ? kibibytes << 10 : std::size_t{32} << 20;
+}
+
+std::vector<int> numbers(const std::string& list) {
+  std::vector<int> result;
+  for (std::size_t at = 0; at < list.size();) {
+    std::size_t length = 0;
+    result.push_back(std::stoi(list.substr(at), &length));
+    if (result.back() < 1) throw std::invalid_argument("expected at least 1 thread in " + list);
+    at += length + 1;
+  }
+  return result;
+}
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string option = argv[i];
+    const auto value = [&] {
+      if (i + 1 == argc) throw std::invalid_argument(option + " expects a value; see --help");
+      return std::string(argv[++i]);
+    };
+    if (option == "--quick") {
+      options.quick = true;
+      options.settings.pairs = 7;
+    } else if (option == "--filter") {
+      options.filter = value();
+    } else if (option == "--threads") {
+      options.threads = numbers(value());
+    } else if (option == "--pairs") {
+      options.settings.pairs = std::max(1, std::stoi(value()));
+    } else if (option == "--portable") {
+      options.settings.portable = true;
+    } else if (option == "--cache") {
+      options.cache = static_cast<std::size_t>(std::stoul(value())) << 20;
+    } else if (option == "--report") {
+      options.report = value();
+    } else if (option == "--list") {
+      options.list = true;
+    } else if (option == "--help") {
+      std::cout << help;
+      std::exit(0);
+    } else {
+      throw std::invalid_argument("unknown option " + option + "; see --help");
+    }
+  }
+  if (options.threads.empty()) {
+    options.threads = {1, 2, static_cast<int>(std::thread::hardware_concurrency())};
+  }
+  std::sort(options.threads.begin(), options.threads.end());
+  options.threads.erase(std::unique(options.threads.begin(), options.threads.end()),
+                        options.threads.end());
+  if (options.cache == 0) options.cache = last_level_cache();
+  return options;
+}
+
+void show_progress(std::size_t done, std::size_t all, const std::string& name) {
+  const bool is_terminal = isatty(STDERR_FILENO) != 0;
+  if (!is_terminal && done % 10 != 0) return;
+  std::cerr << (is_terminal ? "\r\033[K" : "") << "[" << done << "/" << all << "] " << name
+            << (is_terminal ? "" : "\n") << std::flush;
+}
+
+int run(const Options& options) {
+  const auto wanted = [&](const std::string& name) {
+    return name.find(options.filter) != std::string::npos;
+  };
+  std::vector<bench::Cell> cells;
+  for (const bench::Cell& cell : bench::all_cells(options.threads, options.quick)) {
+    if (wanted(name_of(cell))) cells.push_back(cell);
+  }
+  std::vector<int> resnets;
+  for (const int threads : options.threads) {
+    if (wanted("ResNet-50") && !options.quick) resnets.push_back(threads);
+  }
+  if (options.list) {
+    for (const bench::Cell& cell : cells) std::cout << name_of(cell) << "\n";
+    return 0;
+  }
+  if (cells.empty() && resnets.empty()) throw std::invalid_argument("no cell has such a name");
+
+  std::vector<bench::Result> results, resnet50;
+  const std::size_t all = cells.size() + resnets.size();
+  for (const int threads : resnets) {
+    show_progress(resnet50.size(), all, "ResNet-50, " + std::to_string(threads) + " threads");
+    resnet50.push_back(bench::measure_resnet50(threads, options.settings));
+  }
+  for (const bench::Cell& cell : cells) {
+    show_progress(resnets.size() + results.size(), all, name_of(cell));
+    results.push_back(bench::measure(cell, options.settings));
+  }
+  show_progress(all, all, "done");
+  std::cerr << "\n";
+  std::ofstream report(options.report);
+  bench::write_report(report, results, resnet50, options.cache, options.settings);
+  if (!report.flush()) throw std::runtime_error("could not write " + options.report);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Memory that was freed is used again, never given back and asked for anew: this favours those
+  // that allocate their results.
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, -1);
+  try {
+    return run(parse(argc, argv));
+  } catch (const std::exception& error) {
+    std::cerr << "\n" << error.what() << "\n";
+    return 1;
+  }
+}
