@@ -25,6 +25,9 @@ have_package() {
     catch2) have_header catch2/catch_all.hpp catch2/catch.hpp && return ;;
     zlib1g-dev) have_header zlib.h && return ;;
     libcxxopts-dev) have_header cxxopts.hpp && return ;;
+    libbenchmark-dev) have_header benchmark/benchmark.h && return ;;
+    libdnnl-dev) have_header oneapi/dnnl/dnnl.hpp && return ;;
+    libtorch-dev) have_header ATen/ATen.h && return ;;
     dataset-*) [ -d "/usr/share/datasets/${1#dataset-}" ] && return ;;
   esac
   dpkg -s "$1" 2>/dev/null | grep -q '^Status: install ok installed'

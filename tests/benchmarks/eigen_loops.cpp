@@ -23,7 +23,7 @@ class Loops : public Contender {
  public:
   Loops(const Cell& cell, const Data& data)
       : operation_(cell.operation),
-        threads_(cell.threads),
+        threads_(cell.shape.size() < 1 << 14 ? 1 : cell.threads),
         size_(extents(cell)),
         count_(static_cast<float>(cell.shape.count())),
         x_(static_cast<const T*>(data.x)),
@@ -57,7 +57,7 @@ class Loops : public Contender {
   }
 
   Operation operation_;
-  int threads_;
+  int threads_;  // small work is done before others are awake
   Extents size_;
   float count_;
   const T* x_;

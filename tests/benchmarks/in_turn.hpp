@@ -27,25 +27,35 @@ inline double seconds_of(int calls, const std::function<void()>& run) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Seconds per call: of each contender, one number for each round.
+/// About how many seconds a call takes, by doubling the calls until the clock can tell.
+inline double seconds_of_one(const std::function<void()>& run, double enough) {
+  for (int calls = 1;; calls *= 2) {
+    const double seconds = seconds_of(calls, run);
+    if (seconds >= enough) return seconds / calls;
+  }
+}
+
+/// Seconds per call: of each contender, one number for each round. The contenders have run before.
+/// One that takes five times as long as the median of them decides nothing and sits out all rounds
+/// but every fifth, to save time; its numbers are NaN there.
 inline std::vector<std::vector<double>> in_turn(
     const std::vector<std::function<void()>>& contenders, const Turns& turns) {
-  std::vector<int> calls;
-  for (const auto& run : contenders) {
-    run();
-    int n = 1;  // doubled until the clock can tell
-    double seconds = seconds_of(n, run);
-    while (seconds < turns.seconds / 4) seconds = seconds_of(n *= 2, run);
-    calls.push_back(std::max(1, static_cast<int>(n * turns.seconds / seconds)));
-  }
+  std::vector<double> estimates;
+  for (const auto& run : contenders) estimates.push_back(seconds_of_one(run, turns.seconds / 4));
+  const double slow = 5 * median(estimates);
   std::vector<std::vector<double>> times(contenders.size());
   for (int round = 0; round < turns.rounds; ++round) {
     for (std::size_t i = 0; i < contenders.size(); ++i) {
+      if (i > 0 && estimates[i] > slow && round % 5 != 0) {
+        times[i].push_back(NAN);
+        continue;
+      }
+      const int calls = std::max(1, static_cast<int>(turns.seconds / estimates[i]));
       std::this_thread::sleep_for(turns.pause);
       // Not counted: it fills the caches with this contender's data and wakes its threads. Calls
       // of many milliseconds do so themselves.
-      if (calls[i] > 1) contenders[i]();
-      times[i].push_back(seconds_of(calls[i], contenders[i]) / calls[i]);
+      if (calls > 1) contenders[i]();
+      times[i].push_back(seconds_of(calls, contenders[i]) / calls);
     }
   }
   return times;

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "busy.hpp"
 #include "measure.hpp"
 #include "report.hpp"
 
@@ -124,6 +125,7 @@ int run(const Options& options) {
   if (cells.empty() && resnets.empty()) throw std::invalid_argument("no cell has such a name");
 
   std::vector<bench::Result> results, resnet50;
+  const bench::ProcessorTime before = bench::ProcessorTime::now();
   const std::size_t all = cells.size() + resnets.size();
   for (const int threads : resnets) {
     show_progress(resnet50.size(), all, "ResNet-50, " + std::to_string(threads) + " threads");
@@ -136,7 +138,8 @@ int run(const Options& options) {
   show_progress(all, all, "done");
   std::cerr << "\n";
   std::ofstream report(options.report);
-  bench::write_report(report, results, resnet50, options.cache, options.settings);
+  bench::write_report(report, results, resnet50, options.cache, options.settings,
+                      bench::ProcessorTime::now() - before);
   if (!report.flush()) throw std::runtime_error("could not write " + options.report);
   return 0;
 }

@@ -114,8 +114,7 @@ Result measure_resnet50(int threads, const Settings& settings) {
   std::vector<Memory> memories;
   std::vector<Entry> taking_part;
   for (const Entry& entry : entries(threads, settings)) {
-    const bool wanted = entry.role == Role::ours || entry.role == Role::library ||
-                        entry.role == Role::other_layout || entry.role == Role::ours_otherwise;
+    const bool wanted = entry.role != Role::limit && entry.make != make_eigen_tensors;
     if (wanted) taking_part.push_back(entry);
   }
   // Of each contender: forward through all layers, then backward from the last to the first.

@@ -34,6 +34,12 @@ std::string threads_name(int threads) {
   return std::to_string(threads) + (threads == 1 ? " thread" : " threads");
 }
 
+#if defined(__clang__)
+constexpr const char* compiler = "clang " __clang_version__;
+#else
+constexpr const char* compiler = "g++ " __VERSION__;
+#endif
+
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
@@ -73,8 +79,13 @@ double limit_share(const Result& r) { return ratio_of(r.fastest({Role::limit}));
 class Report {
  public:
   Report(std::ostream& out, const std::vector<Result>& cells, const std::vector<Result>& resnet50,
-         std::size_t cache, const Settings& settings)
-      : out_(out), cells_(cells), resnet50_(resnet50), cache_(cache), settings_(settings) {
+         std::size_t cache, const Settings& settings, const ProcessorTime& spent)
+      : out_(out),
+        cells_(cells),
+        resnet50_(resnet50),
+        cache_(cache),
+        settings_(settings),
+        spent_(spent) {
     std::set<int> threads;
     for (const Result& r : cells) {
       threads.insert(r.cell.threads);
@@ -97,19 +108,19 @@ class Report {
 
  private:
   void write_machine() {
-    out_
-        << cpu_name() << ", " << std::thread::hardware_concurrency() << " cores, " << (cache_ >> 20)
-        << " MiB of last-level cache; "
-#if defined(__clang__)
-        << "clang " << __clang_version__
-#else
-        << "g++ " << __VERSION__
-#endif
-        << " -O3" << (settings_.portable ? "" : " -march=native") << ", Eigen " << eigen_version()
-        << "; PyTorch " << torch_version() << ", oneDNN " << onednn_version()
-        << " (blocked: " << onednn_blocked_layout() << "). Medians of " << settings_.pairs
-        << " paired runs; ratios are the other's time divided by batchnorm's: above 1, batchnorm is"
-           " faster.\n\n";
+    out_ << cpu_name() << ", " << std::thread::hardware_concurrency() << " cores, "
+         << (cache_ >> 20) << " MiB of last-level cache; " << compiler << " -O3"
+         << (settings_.portable ? "" : " -march=native") << "; Eigen " << eigen_version()
+         << ", PyTorch " << torch_version() << ", oneDNN " << onednn_version() << ".\n\n"
+         << "Medians of " << settings_.pairs
+         << " paired runs; ratios are the other's time divided by "
+         << "batchnorm's: above 1, batchnorm is faster.";
+    if (spent_.total > 0) {
+      out_ << " While they ran, other programs had " << percent(spent_.others / spent_.total)
+           << " of the processors' time, the hypervisor " << percent(spent_.stolen / spent_.total)
+           << ".";
+    }
+    out_ << "\n\n";
   }
 
   void write_resnet50() {
@@ -263,6 +274,7 @@ class Report {
   const std::vector<Result>& resnet50_;
   std::size_t cache_;
   const Settings& settings_;
+  const ProcessorTime& spent_;
   std::vector<std::string> layouts_;
   std::vector<int> threads_;
 };
@@ -270,9 +282,9 @@ class Report {
 }  // namespace
 
 void write_report(std::ostream& out, const std::vector<Result>& cells,
-                  const std::vector<Result>& resnet50, std::size_t cache,
-                  const Settings& settings) {
-  Report(out, cells, resnet50, cache, settings).write();
+                  const std::vector<Result>& resnet50, std::size_t cache, const Settings& settings,
+                  const ProcessorTime& spent) {
+  Report(out, cells, resnet50, cache, settings, spent).write();
 }
 
 }  // namespace bench

@@ -5,11 +5,20 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace bench {
 
+/// The values without those that are not a number: rounds that a contender sat out.
+inline std::vector<double> present(std::vector<double> values) {
+  values.erase(std::remove_if(values.begin(), values.end(), [](double v) { return std::isnan(v); }),
+               values.end());
+  return values;
+}
+
 inline double median(std::vector<double> values) {
+  values = present(std::move(values));
   if (values.empty()) return NAN;
   std::sort(values.begin(), values.end());
   const std::size_t n = values.size();
@@ -25,6 +34,7 @@ struct Interval {
 /// median unless fewer than k values, which are Binomial(n, 1/2) many, lie on one of its sides.
 /// The largest k that leaves at most 5 % to either side. Below 5 values there is none: the extremes.
 inline Interval median_interval(std::vector<double> values) {
+  values = present(std::move(values));
   if (values.empty()) return {NAN, NAN, NAN};
   std::sort(values.begin(), values.end());
   const std::size_t n = values.size();

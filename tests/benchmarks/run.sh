@@ -1,0 +1,53 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Measures batchnorm beside its peers; on a fresh Debian this one command is all it takes.
+#   sh tests/benchmarks/run.sh                  everything, about 15 minutes
+#   sh tests/benchmarks/run.sh --quick          few shapes, fewer pairs: about 2 minutes
+#   sh tests/benchmarks/run.sh --filter TEXT    only cells whose name contains TEXT
+#   sh tests/benchmarks/run.sh --portable       batchnorm compiled for any processor, not for this one
+# More options: --threads LIST, --pairs N, --cache MIB, --list. Builds in build/benchmarks and writes
+# report.md there. CXX names another compiler; INCLUDE another folder of headers to measure.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+build=$root/build/benchmarks
+report=$build/report.md
+include=${INCLUDE:-$root/include}
+. "$root/tests/packages.sh"
+
+everything=yes compile_pairs=7
+for option; do
+  case $option in
+    --help) sed -n '3,10s/^# //p' "$0"; exit 0 ;;
+    --quick) compile_pairs=3 ;;
+    --filter | --list) everything= ;;
+  esac
+done
+
+compiler=g++
+[ -z "${CXX:-}" ] || compiler=
+need_packages $compiler cmake make pkg-config libeigen3-dev libbenchmark-dev libtorch-dev libdnnl-dev
+
+mkdir -p "$build"
+echo "Building in $build" >&2
+if ! { cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBATCHNORM_TESTS=OFF \
+         -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_BENCHMARKS=ON -DBATCHNORM_INCLUDE="$include" &&
+       cmake --build "$build" -j "$(nproc 2>/dev/null || echo 2)"; } >"$build/build.log" 2>&1
+then
+  cat "$build/build.log" >&2
+  echo "Could not build; the log above is $build/build.log" >&2
+  exit 1
+fi
+
+programs=$build/tests/benchmarks
+rm -f "$report"
+"$programs/beside_peers" --report "$report" "$@"
+if [ -n "$everything" ]; then
+  echo "Calls and compile time" >&2
+  {
+    printf '\n### Cost of a call, and what it allocates\n\n'
+    "$programs/calls" --benchmark_min_time=0.1 2>/dev/null
+    printf '\n### Compile time\n\n'
+    sh "$root/tests/benchmarks/compile_time.sh" "$compile_pairs" "$include"
+  } >>"$report"
+fi
+[ ! -f "$report" ] || { cat "$report"; printf '\nThe report is %s\n' "$report" >&2; }
