@@ -24,7 +24,7 @@ list() {
     name=${source#"$here/"}
     name=${name%.cpp}
     about=$(sed -n '/^\/\/ SPDX/d; s|^// ||p' "$source" | head -n 1)
-    printf '  %-16s %s\n' "${name%/main}" "$about"
+    printf '  %-20s %s\n' "${name%/main}" "$about"
   done
 }
 
