@@ -10,6 +10,9 @@
 
 namespace bench {
 
+/// The share of other programs up to which a measurement counts.
+constexpr double quiet = 0.1;
+
 /// Seconds of processor time so far, from Linux's /proc/stat; all 0 elsewhere.
 struct ProcessorTime {
   double total = 0;   // of all processors, idle or not

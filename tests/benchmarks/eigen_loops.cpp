@@ -132,11 +132,13 @@ class Planes : public Loops<T> {
   }
 };
 
-/// [row][channel]: channels side by side.
+/// [row][channel]: channels side by side. Sums go row by row, since Eigen's rowwise().sum() walks
+/// memory across; the rest is one expression.
 template <class T>
 class Rows : public Loops<T> {
   using Base = Loops<T>;
   using Base::size_, Base::mean_, Base::inv_std_, Base::gamma_, Base::beta_, Base::count_;
+  using Block = Eigen::Array<T, Eigen::Dynamic, Eigen::Dynamic>;  // a row of x is its column
 
  public:
   using Base::Base;
@@ -145,29 +147,43 @@ class Rows : public Loops<T> {
     if (this->operation_ == Operation::backward) return backward();
     if (this->operation_ == Operation::forward) statistics();
     const ArrayXf scale = gamma_ * inv_std_;
-    each_row([&](Index m) { out(m) = ((x(m) - mean_) * scale + beta_).template cast<T>(); });
+    each_block([&](Index m, Index rows) {
+      out(m, rows) =
+          (((x(m, rows).colwise() - mean_).colwise() * scale).colwise() + beta_).template cast<T>();
+    });
   }
 
  private:
-  auto x(Index m) const { return row(this->x_, m).template cast<float>(); }
-  auto dy(Index m) const { return row(this->dy_, m).template cast<float>(); }
+  auto block(const T* values, Index m, Index rows) const {
+    return Eigen::Map<const Block>(values + m * size_.channels, size_.channels, rows);
+  }
+  auto x(Index m, Index rows) const { return block(this->x_, m, rows).template cast<float>(); }
+  auto dy(Index m, Index rows) const { return block(this->dy_, m, rows).template cast<float>(); }
+  auto out(Index m, Index rows) const {
+    return Eigen::Map<Block>(this->out_ + m * size_.channels, size_.channels, rows);
+  }
+  auto x(Index m) const { return row(this->x_, m); }
+  auto dy(Index m) const { return row(this->dy_, m); }
   auto row(const T* values, Index m) const {
-    return In<T>(values + m * size_.channels, size_.channels);
+    return In<T>(values + m * size_.channels, size_.channels).template cast<float>();
   }
-  auto out(Index m) const { return Out<T>(this->out_ + m * size_.channels, size_.channels); }
 
+  /// f(first row, number of rows), for each thread.
   template <class F>
-  void each_row(const F& f) const {
+  void each_block(const F& f) const {
 #pragma omp parallel for num_threads(this->threads_)
-    for (Index m = 0; m < size_.outer; ++m) f(m);
+    for (int t = 0; t < this->threads_; ++t) {
+      const Index begin = size_.outer * t / this->threads_;
+      f(begin, size_.outer * (t + 1) / this->threads_ - begin);
+    }
   }
-  /// add(m, sum) for all rows, each thread into a sum of its own.
+  /// The sum that add(row, sum) makes over all rows, each thread into one of its own.
   template <class Add>
-  ArrayXf sum(const Add& add) const {
-    ArrayXf total = ArrayXf::Zero(size_.channels);
+  ArrayXf sum(Index size, const Add& add) const {
+    ArrayXf total = ArrayXf::Zero(size);
 #pragma omp parallel num_threads(this->threads_)
     {
-      ArrayXf part = ArrayXf::Zero(size_.channels);
+      ArrayXf part = ArrayXf::Zero(size);
 #pragma omp for
       for (Index m = 0; m < size_.outer; ++m) add(m, part);
 #pragma omp critical
@@ -177,38 +193,28 @@ class Rows : public Loops<T> {
   }
 
   void statistics() {
-    mean_ = sum([&](Index m, ArrayXf& part) { part += x(m); }) / count_;
+    const Index channels = size_.channels;
+    mean_ = sum(channels, [&](Index m, ArrayXf& part) { part += x(m); }) / count_;
     const ArrayXf var =
-        sum([&](Index m, ArrayXf& part) { part += (x(m) - mean_).square(); }) / count_;
+        sum(channels, [&](Index m, ArrayXf& part) { part += (x(m) - mean_).square(); }) / count_;
     inv_std_ = (var + float(eps)).rsqrt();
-    for (Index c = 0; c < size_.channels; ++c) this->update_running(c, var[c]);
+    for (Index c = 0; c < channels; ++c) this->update_running(c, var[c]);
   }
   void backward() {
-    const ArrayXf both = both_sums();
-    this->dbeta_ = both.head(size_.channels);
-    this->dgamma_ = both.tail(size_.channels) * inv_std_;
+    const Index channels = size_.channels;
+    const ArrayXf both = sum(2 * channels, [&](Index m, ArrayXf& part) {
+      part.head(channels) += dy(m);
+      part.tail(channels) += dy(m) * (x(m) - mean_);
+    });
+    this->dbeta_ = both.head(channels);
+    this->dgamma_ = both.tail(channels) * inv_std_;
     const ArrayXf scale = gamma_ * inv_std_, shift = this->dbeta_ / count_;
     const ArrayXf of_x_hat = this->dgamma_ / count_ * inv_std_;
-    each_row([&](Index m) {
-      out(m) = ((dy(m) - shift - (x(m) - mean_) * of_x_hat) * scale).template cast<T>();
+    each_block([&](Index m, Index rows) {
+      const auto x_part = (x(m, rows).colwise() - mean_).colwise() * of_x_hat;
+      const auto dy_part = dy(m, rows).colwise() - shift;
+      out(m, rows) = ((dy_part - x_part).colwise() * scale).template cast<T>();
     });
-  }
-  /// sum dy, then sum dy * (x - mean), in one pass.
-  ArrayXf both_sums() const {
-    const Index channels = size_.channels;
-    ArrayXf total = ArrayXf::Zero(2 * channels);
-#pragma omp parallel num_threads(this->threads_)
-    {
-      ArrayXf part = ArrayXf::Zero(2 * channels);
-#pragma omp for
-      for (Index m = 0; m < size_.outer; ++m) {
-        part.head(channels) += dy(m);
-        part.tail(channels) += dy(m) * (x(m) - mean_);
-      }
-#pragma omp critical
-      total += part;
-    }
-    return total;
   }
 };
 

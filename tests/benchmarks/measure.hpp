@@ -30,6 +30,7 @@ struct Result {
   std::string operation, layout, shape;
   Cell cell;
   std::vector<Measured> contenders;  // ours first
+  double disturbed = 0;              // the share of the processors that other programs had
 
   [[nodiscard]] double seconds() const { return contenders.front().seconds; }
   /// The fastest of these roles, or null.

@@ -200,7 +200,7 @@ class Report {
 
   void write_verdicts() {
     std::map<Verdict, std::vector<std::string>> lists;
-    std::vector<std::string> slower_threads;
+    std::vector<std::string> slower_threads, disturbed;
     for (const Result& r : cells_) {
       const std::string name =
           r.operation + " " + r.layout + " " + r.shape + ", " + threads_name(r.cell.threads) + ": ";
@@ -211,6 +211,7 @@ class Report {
       if (alone && verdict(alone->ratio) == Verdict::lost) {
         slower_threads.push_back(name + interval(alone->ratio));
       }
+      if (r.disturbed > quiet) disturbed.push_back(name + percent(r.disturbed));
     }
     out_ << "### Against the fastest peer of the same layout, each cell\n\n"
          << "Won " << lists[Verdict::won].size() << ", lost " << lists[Verdict::lost].size()
@@ -218,6 +219,7 @@ class Report {
     write_list("Lost", lists[Verdict::lost]);
     write_list("Undecided", lists[Verdict::undecided]);
     write_list("Slower by several threads than by one", slower_threads);
+    write_list("Disturbed by other programs, which had this share of the processors", disturbed);
   }
   void write_list(const std::string& head, const std::vector<std::string>& list) {
     if (list.empty()) return;
