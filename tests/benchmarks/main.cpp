@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
+#include <sstream>
 #include <stdexcept>
 #include <thread>
 
@@ -46,15 +47,22 @@ std::size_t last_level_cache() {
   return kibibytes > 0 ? kibibytes << 10 : std::size_t{32} << 20;
 }
 
-std::vector<int> numbers(const std::string& list) {
-  std::vector<int> result;
-  for (std::size_t at = 0; at < list.size();) {
-    std::size_t length = 0;
-    result.push_back(std::stoi(list.substr(at), &length));
-    if (result.back() < 1) throw std::invalid_argument("expected at least 1 thread in " + list);
-    at += length + 1;
+int positive(const std::string& option, const std::string& text) {
+  char* end = nullptr;
+  const long number = std::strtol(text.c_str(), &end, 10);
+  if (text.empty() || *end != '\0' || number < 1 || number > 1000000) {
+    throw std::invalid_argument(option + " expects a positive number, got '" + text + "'");
   }
-  return result;
+  return static_cast<int>(number);
+}
+
+std::vector<int> positives(const std::string& option, const std::string& list) {
+  std::vector<int> numbers;
+  std::istringstream stream(list);
+  for (std::string number; std::getline(stream, number, ',');) {
+    numbers.push_back(positive(option, number));
+  }
+  return numbers;
 }
 
 Options parse(int argc, char** argv) {
@@ -71,13 +79,13 @@ Options parse(int argc, char** argv) {
     } else if (option == "--filter") {
       options.filter = value();
     } else if (option == "--threads") {
-      options.threads = numbers(value());
+      options.threads = positives(option, value());
     } else if (option == "--pairs") {
-      options.settings.pairs = std::max(1, std::stoi(value()));
+      options.settings.pairs = positive(option, value());
     } else if (option == "--portable") {
       options.settings.portable = true;
     } else if (option == "--cache") {
-      options.cache = static_cast<std::size_t>(std::stoul(value())) << 20;
+      options.cache = static_cast<std::size_t>(positive(option, value())) << 20;
     } else if (option == "--report") {
       options.report = value();
     } else if (option == "--list") {
@@ -106,7 +114,7 @@ void show_progress(std::size_t done, std::size_t all, const std::string& name) {
             << (is_terminal ? "" : "\n") << std::flush;
 }
 
-/// What measure() returns; done again, twice at most, where other programs had too much of the
+/// What measure() returns; done again, once, where other programs had too much of the
 /// processors: one that competes with a thread of a parallel loop delays it by milliseconds.
 template <class Measure>
 bench::Result undisturbed(const Measure& measure) {
@@ -115,7 +123,7 @@ bench::Result undisturbed(const Measure& measure) {
     bench::Result result = measure();
     const auto spent = bench::ProcessorTime::now() - before;
     if (spent.total > 0) result.disturbed = (spent.others + spent.stolen) / spent.total;
-    if (result.disturbed <= bench::quiet || attempt == 3) return result;
+    if (result.disturbed <= bench::quiet || attempt == 2) return result;
   }
 }
 
@@ -135,7 +143,9 @@ int run(const Options& options) {
     for (const bench::Cell& cell : cells) std::cout << name_of(cell) << "\n";
     return 0;
   }
-  if (cells.empty() && resnets.empty()) throw std::invalid_argument("no cell has such a name");
+  if (cells.empty() && resnets.empty())
+    throw std::invalid_argument("no cell has '" + options.filter +
+                                "' in its name; --list names them");
 
   std::vector<bench::Result> results, resnet50;
   const bench::ProcessorTime before = bench::ProcessorTime::now();

@@ -2,6 +2,7 @@
 #include "benchmarks/statistics.hpp"
 
 #include "benchmarks/in_turn.hpp"
+#include "benchmarks/resnet50.hpp"
 #include "support/catch.hpp"
 
 using bench::Interval;
@@ -79,4 +80,16 @@ TEST_CASE("Contenders take turns, and one that is far slower sits out most round
   CHECK(times[2].size() == 6);
   CHECK(std::isnan(times[2][1]));
   CHECK(times[0][3] >= 2e-3);
+}
+
+// The number of activations is 802816 + 4415488 + 3110912 + 2157568 + 627200 by stages, the 11.1
+// million of the literature.
+TEST_CASE("ResNet-50 has 53 batch-norm layers over 11.1 million values an image") {
+  const auto layers = bench::resnet50_layers(2);
+  CHECK(layers.size() == 53);
+  std::ptrdiff_t values = 0;
+  for (const bench::Shape& shape : layers) values += shape.size();
+  CHECK(values == 2 * 11113984);
+  CHECK(layers.back().c == 2048);
+  CHECK(layers.back().h == 7);
 }
