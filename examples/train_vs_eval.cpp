@@ -77,6 +77,9 @@ int main() {
     bn.zero_grad();
   }
 
+  std::printf("%-30s %8.4f %8.4f   %8.4f %8.4f   %8.6f\n", "a published run", -8.2226, 8.2226,
+              -5.8143, 5.8143, 8.2226 / 5.8143);
+
   std::printf("\nthe same net, its statistics taken again\n");
   const VectorXd h = w * x.array() + b;
   const auto population = with_statistics_of(h, bn, VarianceEstimate::population);

@@ -11,6 +11,7 @@ TEST_CASE("late in training the two modes differ by sqrt(2)", "[train_vs_eval]")
   // Loss, y in training, y in eval, ratio; PyTorch 1.13 in double from the same start.
   require_near(out.row("300"), {1.16e-3, -3.7037, 3.7037, -2.6189, 2.6189, std::sqrt(2.0)});
   require_near(out.row("5000"), {6.5e-6, -6.3165, 6.3165, -4.4665, 4.4665, std::sqrt(2.0)});
+  require_near({out.row("a published run").at(4)}, {std::sqrt(2.0)});
 }
 
 TEST_CASE("statistics of the population variance make both modes agree", "[train_vs_eval]") {
