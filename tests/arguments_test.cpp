@@ -353,6 +353,7 @@ TEST_CASE("tensors, maps and references of rank 2 give plain tensors", "[argumen
   check_values<Tensor2>(Eigen::TensorMap<Tensor2>(x.data(), N, C), dy);
   check_values<Tensor2>(Eigen::TensorMap<const Tensor2>(x.data(), N, C), dy);
   check_values<Tensor2Rows>(x_rows, Eigen::TensorMap<const Tensor2Rows>(dy_rows.data(), N, C));
+  check_values<Tensor2>(Eigen::TensorMap<Eigen::Tensor<const float, 2>>(x.data(), N, C), dy);
   check_values<Tensor2>(Eigen::TensorRef<Tensor2>(x), dy);
   const auto half_dy = tensor_of<Tensor2>(e.dy / 2);
   using ReadOnly = std::conditional_t<(EIGEN_MAJOR_VERSION >= 5), const Tensor2, Tensor2>;

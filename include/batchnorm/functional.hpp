@@ -3,6 +3,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 
@@ -49,43 +50,46 @@ struct Normalizer {
 template <class A>
 class Scratch {
  public:
-  void reserve(Index channels, Index columns, Index slabs) {
-    grow(var, channels);
-    grow(long_way, channels);
-    grow(doubles, 2 * (slabs + 1) * columns);
-    grow(coefficients, 5 * columns);
+  void reserve(Index channels, Index slabs) {
+    stride = channels + line_bytes;  // with room to read a vector from the last ones
+    grow(var, stride);
+    grow(long_way, stride);
+    grow(doubles, 2 * (slabs + 1) * stride);
+    grow(coefficients, 5 * stride);
   }
 
   template <class Number>
   using Numbers = Eigen::Array<Number, Eigen::Dynamic, 1>;
 
-  Numbers<double> var;      ///< per channel: population variance
-  Numbers<bool> long_way;   ///< per channel: is it one that the kernels cannot do?
-  Numbers<double> doubles;  ///< per column: what sums are about, and the sums of each slab
-  Numbers<A> coefficients;  ///< per column: the map's
+  Index stride = 0;         ///< from one row of numbers to the next
+  Numbers<double> var;      ///< population variance
+  Numbers<bool> long_way;   ///< is it a channel that the kernels cannot do?
+  Numbers<double> doubles;  ///< what sums are about, and the sums of each slab
+  Numbers<A> coefficients;  ///< the map's
 
  private:
   template <class Array>
   static void grow(Array& array, Index size) {
-    if (array.size() < size) array = Array(size);  // resize() frees before it may throw
+    if (array.size() < size) array = Array::Zero(size);  // resize() frees before it may throw
   }
 };
 
 /// Can the kernels compute with this offset or factor? They must lie so far from the ends of A's
 /// range that a sum or product overflows only where the exact result does, and a factor must not
-/// lose bits.
+/// lose bits. Sizes are compared as bits: NaN does not pass, under -ffast-math either.
 template <class A>
-[[nodiscard]] bool fits_as_offset(double v) {
-  return is_finite(v) && std::abs(v) <= (std::is_same_v<A, double> ? 0x1p960 : 0x1p100);
+[[nodiscard]] bool fits_as_offset(A v) {
+  constexpr A largest = std::is_same_v<A, double> ? A(0x1p960) : A(0x1p100);
+  return magnitude_bits(v) <= magnitude_bits(largest);
 }
 template <class A>
-[[nodiscard]] bool fits_as_factor(double v) {
-  constexpr double smallest = std::is_same_v<A, double> ? 0x1p-1000 : 0x1p-120;
-  return fits_as_offset<A>(v) && (v == 0 || std::abs(v) >= smallest);
+[[nodiscard]] bool fits_as_factor(A v) {
+  constexpr A smallest = std::is_same_v<A, double> ? A(0x1p-1000) : A(0x1p-120);
+  return fits_as_offset(v) && (v == 0 || magnitude_bits(v) >= magnitude_bits(smallest));
 }
 template <class A>
 [[nodiscard]] double rounding_of(double v) {
-  return v - static_cast<double>(narrow<A>(v));
+  return v - static_cast<double>(static_cast<A>(v));
 }
 
 /// What forward and backward share: x with its parameters and statistics, and what to work with.
@@ -100,54 +104,39 @@ struct Pass {
   Scratch<A>& scratch;
 };
 
-/// A pass cut into parts. The kernels see the views as `fit_to_kernels` makes them: with several
-/// rows of few channels as one, a channel is in several columns.
+/// A pass cut into parts.
 template <class T, class Number>
-class Cut : protected Pass<T, Number> {
+class Cut : protected Pass<T, Number>, protected Steps {
  protected:
   using A = ParamOf<T>;
-  using Pass<T, Number>::x, Pass<T, Number>::by, Pass<T, Number>::scratch;
+  using Pass<T, Number>::x, Pass<T, Number>::by, Pass<T, Number>::affine, Pass<T, Number>::scratch;
 
-  explicit Cut(const Pass<T, Number>& pass) : Pass<T, Number>(pass), kernel_x(pass.x) {}
-
-  void set_plan(bool is_rows) {
-    plan = plan_for(kernel_x, is_rows);
-    scratch.reserve(x.channels, plan.channels, plan.slabs);
-    double* const d = scratch.doubles.data();
-    const Index columns = plan.channels;
-    about[0] = d;
-    about[1] = d + columns;
-    sums = d + 2 * columns;
-    A* const k = scratch.coefficients.data();
-    mean = k;
-    scale = k + columns;
-    shift = k + 2 * columns;
-    mean_dy = k + 3 * columns;
-    slope = k + 4 * columns;
+  Cut(const Pass<T, Number>& pass, const Operands<T>& operands, bool sums)
+      : Pass<T, Number>(pass), kernel_operands(operands), plan(plan_for(kernel_operands, sums)) {
+    scratch.reserve(x.channels, plan.slabs);
+    for (int k = 0; k < 2; ++k) about[k] = scratch.doubles.data() + k * scratch.stride;
+    for (int k = 0; k < 5; ++k) factors[k] = scratch.coefficients.data() + k * scratch.stride;
   }
-  [[nodiscard]] double* sum(int k, Index slab = 0) const {
-    return sums + (2 * slab + k) * plan.channels;
+
+  [[nodiscard]] double* sums(int k, Index slab = 0) const {
+    return about[1] + (1 + 2 * slab + k) * scratch.stride;
+  }
+  /// A part's sums, set to 0.
+  [[nodiscard]] std::array<double*, 2> new_sums(const Part& part) const {
+    const std::array<double*, 2> both{sums(0, part.s), sums(1, part.s)};
+    for (double* const s : both) std::fill(s + part.c0, s + part.c1, 0.0);
+    return both;
   }
   /// Calls f(c) for the channels of group g.
   template <class F>
   void for_channels(Index g, const F& f) const {
     const Part part = plan.part(g, 0);
-    for (Index c = part.c0; c < std::min(part.c1, x.channels); ++c) f(c);
+    for (Index c = part.c0; c < part.c1; ++c) f(c);
   }
-  /// Copies what channels have in an array to their other columns.
-  template <class Array>
-  void spread(Array* array) const {
-    for (Index c = x.channels; c < plan.channels; ++c) array[c] = array[c - x.channels];
-  }
-  /// Sums a group's slabs and columns.
-  void add_up(Index g) const {
-    const Part part = plan.part(g, 0);
-    for (const int k : {0, 1}) {
-      double* const total = sum(k);
-      for (Index s = 1; s < plan.slabs; ++s) {
-        for (Index c = part.c0; c < part.c1; ++c) total[c] += sum(k, s)[c];
-      }
-      for (Index c = x.channels; c < plan.channels; ++c) total[c % x.channels] += total[c];
+  /// Adds up the sums of a group's slabs.
+  void add_slabs(Index g) const {
+    for (Index s = 1; s < plan.slabs; ++s) {
+      for (const int k : {0, 1}) for_channels(g, [&](Index c) { sums(k)[c] += sums(k, s)[c]; });
     }
   }
 
@@ -155,15 +144,15 @@ class Cut : protected Pass<T, Number> {
     return is_finite(by.mean[c]) && is_finite(by.inv_std[c]);
   }
   [[nodiscard]] bool has_fitting_statistics(Index c) const {
-    return fits_as_offset<A>(by.mean[c]) && fits_as_factor<A>(by.inv_std[c]) && by.inv_std[c] > 0;
+    const A inv_std = static_cast<A>(by.inv_std[c]);
+    return fits_as_offset(static_cast<A>(by.mean[c])) && fits_as_factor(inv_std) && inv_std > 0;
   }
-  /// Sets the coefficients' common part. Of a channel that does not fit the kernels, it makes a
-  /// copy, for the long way to follow, or NaN.
-  void set_common(Index c, bool fits, bool finite, double scale_c, double shift_c) const {
-    scratch.long_way[c] = finite && !fits;
-    mean[c] = fits ? narrow<A>(by.mean[c]) : A(0);
-    scale[c] = fits ? narrow<A>(scale_c) : finite ? A(1) : std::numeric_limits<A>::quiet_NaN();
-    shift[c] = fits ? narrow<A>(shift_c) : A(0);
+  /// Of a channel that does not fit the kernels, they are to make a copy, for the long way to
+  /// follow, or NaN.
+  void set_unfit(Index c, bool finite) const {
+    scratch.long_way[c] = finite;
+    for (A* const k : factors) k[c] = 0;
+    factors[scale][c] = finite ? A(1) : std::numeric_limits<A>::quiet_NaN();
   }
   template <class F>
   void for_long_way(const F& f) const {
@@ -173,115 +162,108 @@ class Cut : protected Pass<T, Number> {
     }
   }
 
-  View<const T> kernel_x;
-  Plan plan{};
-  double *about[2], *sums;                    // per column: what sums are about; slabs of sums
-  A *mean, *scale, *shift, *mean_dy, *slope;  // per column: the map's coefficients
+  enum Factor { mean, scale, shift, mean_dy, slope };
+
+  Operands<T> kernel_operands;  // as the kernels see them
+  Plan plan;
+  double* about[2];  // per channel: what sums are about
+  A* factors[5];     // per channel: the map's
 };
 
 /// y from x, by the batch's own statistics or by given ones.
 template <class T>
-class Forward : Cut<T, double> {
+class Forward final : Cut<T, double> {
  public:
   Forward(const Pass<T, double>& pass, const View<T>& y)
-      : Cut<T, double>(pass), y_(y), kernel_y_(y) {
-    this->set_plan(fit_to_kernels(this->kernel_x, kernel_y_));
-  }
+      : Cut<T, double>(pass, {1, {pass.x, {}}, y}, pass.by.of_batch), y_(y) {}
 
   /// Writes mean and inv_std of the batch to the normalizer, and its variance to scratch.var.
-  void measure(double eps) const {
-    sweep(
-        plan, this->workers, starting(), summing(), [&](Index g) { finish(g, eps); }, nothing);
+  void measure(double eps) {
+    eps_ = eps;
+    sweep(plan, this->workers, *this, Sweep::sums);
   }
   /// Writes y by the normalizer's statistics.
-  void normalize() const {
-    sweep(
-        plan, this->workers, nothing, nothing, [&](Index g) { prepare(g); }, mapping());
+  void normalize() {
+    sweep(plan, this->workers, *this, Sweep::maps);
     go_the_long_way();
   }
   /// Both, a group of channels at a time.
-  void measure_and_normalize(double eps) const {
-    const auto finish_and_prepare = [&](Index g) {
-      finish(g, eps);
-      prepare(g);
-    };
-    sweep(plan, this->workers, starting(), summing(), finish_and_prepare, mapping());
+  void measure_and_normalize(double eps) {
+    eps_ = eps;
+    sweep(plan, this->workers, *this, Sweep::both);
     go_the_long_way();
   }
 
  private:
   using Base = Cut<T, double>;
-  using Base::mean, Base::scale, Base::shift;
-  using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_x, Base::about;
+  using Base::about, Base::factors, Base::mean, Base::scale, Base::shift, Base::for_channels;
+  using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
   using typename Base::A;
 
   /// Sums are taken about one of a channel's values, v0, so that a mean that is large against the
   /// deviation takes no digits from them, and a constant leaves none.
-  [[nodiscard]] auto starting() const {
-    return [this](Index g) {
-      this->for_channels(g, [&](Index c) {
-        about[0][c] = static_cast<double>(*x.at(x.outer / 2, c, x.inner / 2));
-      });
-      this->spread(about[0]);
-    };
+  void start(Index g) const override {
+    for_channels(
+        g, [&](Index c) { about[0][c] = static_cast<double>(*x.at(x.outer / 2, c, x.inner / 2)); });
   }
-
-  /// sum d and sum d^2, d = x - v0
-  [[nodiscard]] auto summing() const {
-    return [this](const Part& part) {
-      const auto terms = [this](auto of) {
-        return [v0 = of(about[0])](auto& s, const auto& v) {
-          const auto d = v - v0;
-          s[0] += d;
-          s[1] += d * d;
-        };
-      };
-      sum_part(plan, part, this->sum(0, part.s), this->sum(1, part.s), terms, kernel_x);
-    };
+  void sum(const Part& part) const override {
+    const auto both = this->new_sums(part);
+    with_kernels([&](auto kernels) {
+      kernels.moments(plan.loops, part, kernel_operands, about, both.data());
+    });
   }
 
   /// mu = v0 + sum d / n,  var = (sum d^2 - (sum d)^2 / n) / n,  inv_std = 1 / sqrt(var + eps)
-  void finish(Index g, double eps) const {
-    this->add_up(g);
+  void finish(Index g) const override {
+    this->add_slabs(g);
     const double n = static_cast<double>(x.count());
-    this->for_channels(g, [&](Index c) {
-      const double d = this->sum(0)[c], dd = this->sum(1)[c], m2 = dd - d * (d / n);
-      if (is_finite(d) && is_finite(dd) && m2 >= 0.01 * dd) {
-        by.mean[c] = about[0][c] + d / n;
-        scratch.var[c] = m2 / n;
-        by.inv_std[c] = 1 / std::sqrt(scratch.var[c] + eps);
-      } else {  // v0 lies far out, sums overflowed, or values are not finite
-        const auto scaled = exact::moment(x, c);
-        const double shrink = scaled.shrink, var = scaled.m2 / n;
-        by.mean[c] = scaled.mean / shrink;
-        scratch.var[c] = var / shrink / shrink;
-        by.inv_std[c] = 1 / std::hypot(std::sqrt(var) / shrink, std::sqrt(eps));
-      }
+    const double *const sum_d = Base::sums(0), *const sum_dd = Base::sums(1);
+    const Part part = plan.part(g, 0);
+    const auto of_group = [&](auto* numbers) {
+      return Eigen::Map<Eigen::ArrayXd>(numbers + part.c0, part.c1 - part.c0);
+    };
+    for_channels(g, [&](Index c) {
+      const double m2 = sum_dd[c] - sum_d[c] * (sum_d[c] / n);
+      by.mean[c] = about[0][c] + sum_d[c] / n;
+      scratch.var[c] = m2 / n;
     });
+    of_group(by.inv_std) = (of_group(scratch.var.data()) + eps_).sqrt().inverse();
+    for_channels(g, [&](Index c) {
+      const bool good =
+          is_finite(sum_d[c]) && is_finite(sum_dd[c]) && scratch.var[c] * n >= 0.01 * sum_dd[c];
+      if (!good) measure_again(c);  // v0 lies far out, sums overflowed, or values are not finite
+    });
+  }
+  void measure_again(Index c) const {
+    const double n = static_cast<double>(x.count());
+    const auto scaled = exact::moment(x, c);
+    const double shrink = scaled.shrink, var = scaled.m2 / n;
+    by.mean[c] = scaled.mean / shrink;
+    scratch.var[c] = var / shrink / shrink;
+    by.inv_std[c] = 1 / std::hypot(std::sqrt(var) / shrink, std::sqrt(eps_));
   }
 
   /// y = gamma * (x - mu) * inv_std + beta as (x - mean) * scale + shift. What rounding takes from
   /// the mean is made good in the shift.
-  void prepare(Index g) const {
-    this->for_channels(g, [&](Index c) {
+  void prepare(Index g) const override {
+    for_channels(g, [&](Index c) {
       const double scale_c = affine.gamma(c) * by.inv_std[c];
       const double correction = rounding_of<A>(by.mean[c]) * scale_c;
-      const bool fits = this->has_fitting_statistics(c) && fits_as_factor<A>(scale_c) &&
-                        fits_as_offset<A>(affine.beta(c)) && std::abs(correction) < 1;
-      this->set_common(c, fits, this->has_finite_statistics(c), scale_c,
-                       affine.beta(c) - correction);
+      factors[mean][c] = static_cast<A>(by.mean[c]);
+      factors[scale][c] = static_cast<A>(scale_c);
+      factors[shift][c] = static_cast<A>(affine.beta(c) - correction);
+      scratch.long_way[c] = false;
+      const bool fits = this->has_fitting_statistics(c) && fits_as_factor(factors[scale][c]) &&
+                        fits_as_offset(factors[shift][c]) && fits_as_correction(correction);
+      if (!fits) this->set_unfit(c, this->has_finite_statistics(c));
     });
-    for (A* const k : {mean, scale, shift}) this->spread(k);
   }
-
-  [[nodiscard]] auto mapping() const {
-    return [this](const Part& part) {
-      const auto formula = [this](auto of) {
-        return
-            [m = of(mean), a = of(scale), b = of(shift)](const auto& v) { return (v - m) * a + b; };
-      };
-      map_part(plan, part, kernel_y_, formula, kernel_x);
-    };
+  [[nodiscard]] static bool fits_as_correction(double v) {
+    return magnitude_bits(v) < magnitude_bits(1.0);
+  }
+  void map(const Part& part) const override {
+    with_kernels(
+        [&](auto kernels) { kernels.normalize(plan.loops, part, kernel_operands, factors); });
   }
 
   void go_the_long_way() const {
@@ -290,122 +272,109 @@ class Forward : Cut<T, double> {
     });
   }
 
-  View<T> y_, kernel_y_;
+  View<T> y_;
+  double eps_ = 0;
 };
 
 /// dx, dgamma and dbeta from dy and x.
 template <class T>
-class Backward : Cut<T, const double> {
+class Backward final : Cut<T, const double> {
  public:
   Backward(const Pass<T, const double>& pass, const View<const T>& dy, const View<T>& dx)
-      : Cut<T, const double>(pass), dy_(dy), kernel_dy_(dy), dx_(dx), kernel_dx_(dx) {
-    this->set_plan(fit_to_kernels(this->kernel_x, kernel_dy_, kernel_dx_));
-  }
+      : Cut<T, const double>(pass, {2, {pass.x, dy}, dx}, true), dy_(dy), dx_(dx) {}
 
-  void run() const {
-    const auto finish_and_prepare = [&](Index g) {
-      finish(g);
-      prepare(g);
-    };
-    sweep(plan, this->workers, starting(), summing(), finish_and_prepare, mapping());
+  void run() {
+    sweep(plan, this->workers, *this, Sweep::both);
     this->for_long_way([&](Index c, const exact::Statistics& statistics) {
       exact::input_gradient(x, dy_, dx_, c, statistics, affine.gamma(c), mean_of(dbeta(c)),
                             mean_of(dgamma(c)));
     });
   }
 
-  [[nodiscard]] double dbeta(Index c) const { return this->sum(0)[c]; }
-  [[nodiscard]] double dgamma(Index c) const { return this->sum(1)[c]; }
+  [[nodiscard]] double dbeta(Index c) const { return Base::sums(0)[c]; }
+  [[nodiscard]] double dgamma(Index c) const { return Base::sums(1)[c]; }
 
  private:
   using Base = Cut<T, const double>;
-  using Base::mean, Base::scale, Base::shift, Base::mean_dy, Base::slope;
-  using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_x, Base::about;
+  using Base::about, Base::factors, Base::mean, Base::scale, Base::shift, Base::mean_dy;
+  using Base::slope, Base::for_channels;
+  using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
   using typename Base::A;
 
-  [[nodiscard]] auto starting() const {
-    return [this](Index g) {
-      this->for_channels(g, [&](Index c) {
-        about[0][c] = by.mean[c];
-        about[1][c] = by.inv_std[c];
-      });
-      for (double* const numbers : about) this->spread(numbers);
-    };
-  }
-
-  /// dbeta = sum dy,  dgamma = sum dy * x_hat
-  [[nodiscard]] auto summing() const {
-    return [this](const Part& part) {
-      const auto terms = [this](auto of) {
-        return [mu = of(about[0]), inv_std = of(about[1])](auto& s, const auto& v, const auto& dv) {
-          const auto x_hat = (v - mu) * inv_std;
-          s[0] += dv;
-          s[1] += dv * x_hat;
-        };
-      };
-      sum_part(plan, part, this->sum(0, part.s), this->sum(1, part.s), terms, kernel_x, kernel_dy_);
-    };
-  }
-
-  void finish(Index g) const {
-    this->add_up(g);
-    this->for_channels(g, [&](Index c) {
-      const bool fits = by.inv_std[c] >= std::numeric_limits<double>::min() &&
-                        is_finite(this->sum(0)[c]) && is_finite(this->sum(1)[c]);
-      if (fits || !this->has_finite_statistics(c)) return;
-      const auto statistics = exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch);
-      const auto again = exact::gradient_sums(x, dy_, c, statistics);
-      this->sum(0)[c] = again[0];
-      this->sum(1)[c] = again[1];
+  /// dbeta = sum dy,  dgamma = sum dy * x_hat, the latter times `enlarged`, so that products of
+  /// small numbers keep their digits.
+  void start(Index g) const override {
+    for_channels(g, [&](Index c) {
+      factors[0][c] = static_cast<A>(by.mean[c]);
+      factors[1][c] = static_cast<A>(rounding_of<A>(by.mean[c]));
+      factors[2][c] = static_cast<A>(by.inv_std[c] * enlarged);
     });
   }
+  void sum(const Part& part) const override {
+    const auto both = this->new_sums(part);
+    with_kernels([&](auto kernels) {
+      kernels.gradient_sums(plan.loops, part, kernel_operands, factors, both.data());
+    });
+  }
+  void finish(Index g) const override {
+    this->add_slabs(g);
+    for_channels(g, [&](Index c) {
+      const bool good = this->has_fitting_statistics(c) && fits_as_factor(factors[2][c]) &&
+                        is_finite(dbeta(c)) && is_finite(dgamma(c));
+      if (good) {
+        Base::sums(1)[c] /= enlarged;
+      } else if (this->has_finite_statistics(c)) {
+        const auto statistics = exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch);
+        const auto again = exact::gradient_sums(x, dy_, c, statistics);
+        Base::sums(0)[c] = again[0];
+        Base::sums(1)[c] = again[1];
+      }
+    });
+  }
+  static constexpr double enlarged = 0x1p40;
 
   /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n), or gamma * inv_std * dy by given
   /// statistics, as (dy - mean_dy) * scale + ((x - mean) * slope + shift). What rounding takes from
   /// the means is made good in the shift.
-  void prepare(Index g) const {
-    this->for_channels(g, [&](Index c) {
+  void prepare(Index g) const override {
+    for_channels(g, [&](Index c) {
       const double mean_dy_c = mean_of(dbeta(c)), mean_dy_x_hat = mean_of(dgamma(c));
       const double scale_c = affine.gamma(c) * by.inv_std[c];
       const double slope_c = -scale_c * by.inv_std[c] * mean_dy_x_hat;
       const double shift_c =
           -rounding_of<A>(mean_dy_c) * scale_c - rounding_of<A>(by.mean[c]) * slope_c;
-      const bool fits = this->has_fitting_statistics(c) && fits_as_offset<A>(mean_dy_c) &&
-                        fits_as_factor<A>(scale_c) && fits_as_factor<A>(slope_c) &&
-                        fits_as_offset<A>(shift_c);
-      const bool finite =
-          this->has_finite_statistics(c) && is_finite(mean_dy_c) && is_finite(mean_dy_x_hat);
-      this->set_common(c, fits, finite, scale_c, shift_c);
-      mean_dy[c] = fits ? narrow<A>(mean_dy_c) : A(0);
-      slope[c] = fits ? narrow<A>(slope_c) : A(0);
+      factors[mean][c] = by.of_batch ? static_cast<A>(by.mean[c]) : A(0);
+      factors[scale][c] = static_cast<A>(scale_c);
+      factors[shift][c] = static_cast<A>(shift_c);
+      factors[mean_dy][c] = static_cast<A>(mean_dy_c);
+      factors[slope][c] = static_cast<A>(slope_c);
+      scratch.long_way[c] = false;
+      const bool fits = this->has_fitting_statistics(c) && fits_as_offset(factors[mean_dy][c]) &&
+                        fits_as_factor(factors[scale][c]) && fits_as_factor(factors[slope][c]) &&
+                        fits_as_offset(factors[shift][c]);
+      if (!fits) {
+        this->set_unfit(
+            c, this->has_finite_statistics(c) && is_finite(mean_dy_c) && is_finite(mean_dy_x_hat));
+      }
     });
-    for (A* const k : {mean, scale, shift, mean_dy, slope}) this->spread(k);
   }
-
   /// dbeta / n or dgamma / n, the means that a batch's own statistics take out of dx.
   [[nodiscard]] double mean_of(double sum) const {
     return by.of_batch ? sum / static_cast<double>(x.count()) : 0;
   }
-
-  [[nodiscard]] auto mapping() const {
-    return [this](const Part& part) {
-      const auto by_batch = [this](auto of) {
-        return [m = of(mean), m_dy = of(mean_dy), a = of(scale), a_x = of(slope), b = of(shift)](
-                   const auto& v, const auto& dv) { return (dv - m_dy) * a + ((v - m) * a_x + b); };
-      };
-      const auto by_given = [this](auto of) {
-        return [a = of(scale)](const auto& dv) { return dv * a; };
-      };
+  void map(const Part& part) const override {
+    with_kernels([&](auto kernels) {
       if (by.of_batch) {
-        map_part(plan, part, kernel_dx_, by_batch, kernel_x, kernel_dy_);
+        kernels.input_gradient(plan.loops, part, kernel_operands, factors);
       } else {
-        map_part(plan, part, kernel_dx_, by_given, kernel_dy_);
+        const Operands<T> only_dy{1, {kernel_operands.in[1], {}}, kernel_operands.out};
+        kernels.normalize(plan.loops, part, only_dy, factors);  // dy * scale: no mean, no shift
       }
-    };
+    });
   }
 
-  View<const T> dy_, kernel_dy_;
-  View<T> dx_, kernel_dx_;
+  View<const T> dy_;
+  View<T> dx_;
 };
 
 }  // namespace batchnorm::detail

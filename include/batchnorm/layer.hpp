@@ -371,7 +371,7 @@ class BatchNorm {
                  const detail::Where& where) {
     const detail::Normalizer<double> by{next_.mean.data(), next_.inv_std.data(),
                                         next_.batch_statistics};
-    const detail::Forward<Scalar> pass({x, affine(), by, workers_, scratch_}, y);
+    detail::Forward<Scalar> pass({x, affine(), by, workers_, scratch_}, y);
     if (!by.of_batch) {
       next_.mean = running_mean_.template cast<double>();
       next_.inv_std = 1 / (running_var_.template cast<double>().array() + options_.eps).sqrt();
@@ -438,7 +438,7 @@ class BatchNorm {
     }
     const detail::Normalizer<const double> by{saved.mean.data(), saved.inv_std.data(),
                                               saved.batch_statistics};
-    const detail::Backward<Scalar> pass({x, affine(), by, workers_, scratch_}, dy, dx);
+    detail::Backward<Scalar> pass({x, affine(), by, workers_, scratch_}, dy, dx);
     pass.run();
     for (Index c = 0; c < grad_gamma_.size(); ++c) {
       grad_gamma_[c] = detail::narrow<Param>(double{grad_gamma_[c]} + pass.dgamma(c));

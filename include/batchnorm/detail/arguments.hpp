@@ -38,8 +38,10 @@ struct TensorTraits<Eigen::Tensor<S, R, O, I>> : OwningTensor<Eigen::Tensor<S, R
 template <class S, class D, int O, class I>
 struct TensorTraits<Eigen::TensorFixedSize<S, D, O, I>>
     : OwningTensor<Eigen::TensorFixedSize<S, D, O, I>> {};
+template <class S, int R, int O, class I>
+struct TensorTraits<Eigen::Tensor<const S, R, O, I>> : TensorTraits<Eigen::Tensor<S, R, O, I>> {};
 template <class P, int O, template <class> class M>
-struct TensorTraits<Eigen::TensorMap<P, O, M>> : OwningTensor<std::remove_const_t<P>> {};
+struct TensorTraits<Eigen::TensorMap<P, O, M>> : TensorTraits<std::remove_const_t<P>> {};
 
 template <class X>
 inline constexpr bool is_tensor_ref = false;

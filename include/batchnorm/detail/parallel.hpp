@@ -38,21 +38,21 @@ class Workers {
   /// for the others could wait for ever.
   [[nodiscard]] int count() const { return device_ ? count_(device_) : 1; }
 
-  /// Calls body(take) on up to `threads` threads at once and returns when all have. take() hands
-  /// out the numbers below `tasks`, each once, then numbers that are not. Bodies must not throw.
-  /// Which thread gets which is left to chance, so a task's result must not depend on it.
+  /// Calls body(t) for each task t in [0, tasks), on up to `threads` threads at once, and returns
+  /// when all are done. Bodies must not throw. Which thread gets which task is left to chance, so
+  /// its result must not depend on it.
   template <class Body>
   void run(int threads, Index tasks, const Body& body) const {
     const Index helpers = std::min<Index>(threads, tasks) - 1;
     if (helpers <= 0) {
-      Index next = 0;
-      body([&next] { return next++; });
+      for (Index t = 0; t < tasks; ++t) body(t);
       return;
     }
     const auto call = [](Job* job) {
-      (*static_cast<const Body*>(job->body))([job] { return job->next.fetch_add(1); });
+      const Body& do_task = *static_cast<const Body*>(job->body);
+      for (Index t; (t = job->next.fetch_add(1)) < job->tasks;) do_task(t);
     };
-    Job job{call, &body, helpers};
+    Job job{call, &body, tasks, helpers};
     for (Index h = 0; h < helpers; ++h) schedule_(device_, &job);
     call(&job);
     job.wait();
@@ -64,6 +64,7 @@ class Workers {
   struct Job {
     void (*call)(Job*);
     const void* body;
+    Index tasks;
     Index helpers;  // that have not left yet
     std::atomic<Index> next{0};
     std::mutex mutex{};

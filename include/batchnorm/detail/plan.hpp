@@ -2,149 +2,130 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
+#include "batchnorm/detail/kernels.hpp"
 #include "batchnorm/detail/parallel.hpp"
-#include "batchnorm/detail/rows.hpp"
-#include "batchnorm/detail/runs.hpp"
 
 namespace batchnorm::detail {
 
 /// How a tensor is cut into tasks: groups of channels, each in slabs of blocks. It follows from the
 /// tensor's shape alone, so that results are bitwise the same for any number of threads.
 struct Plan {
-  bool is_rows;
-  Index channels, blocks;             // in all
+  Loops loops;
+  Index values, channels, blocks;     // in all
   Index group_channels, slab_blocks;  // of a task
   Index groups, slabs;
 
-  /// Slab s of group g, and one of its blocks.
+  /// Slab s of group g.
   [[nodiscard]] Part part(Index g, Index s) const {
     return {g * group_channels, std::min((g + 1) * group_channels, channels), s, s * slab_blocks,
             std::min((s + 1) * slab_blocks, blocks)};
   }
-  [[nodiscard]] Part block(Index g, Index b) const {
-    const Part slab = part(g, b / slab_blocks);
-    return {slab.c0, slab.c1, slab.s, b, b + 1};
-  }
 };
 
-/// Brings the views of a pass into one form that a loop shape serves, and tells whether that is
-/// rows: it is if all of them are. Rows of few channels that follow one another are taken several
-/// at a time, as one.
-template <class First, class... Rest>
-[[nodiscard]] bool fit_to_kernels(First& first, Rest&... rest) {
-  const auto all = [&](const auto& holds) { return holds(first) && (holds(rest) && ...); };
-  const auto change = [&](const auto& f) { f(first), (f(rest), ...); };
-  if (all([](const auto& v) { return v.is_rows(); })) {
-    if (all([](const auto& v) { return v.outer_stride == v.channels; })) {
-      Index fold = std::max<Index>(512 / first.channels, 1);
-      while (first.outer % fold != 0) --fold;
-      change([fold](auto& v) {
-        v = {v.data, v.outer / fold, v.channels * fold, 1, v.outer_stride * fold, 1, 1};
-      });
-    }
-    return true;
-  }
-  if (!all([](const auto& v) { return v.inner_stride == 1; })) {  // of matrices, whose outer is 1
-    change([](auto& v) {
-      if (v.inner > 1) v = {v.data, v.inner, v.channels, 1, v.inner_stride, v.channel_stride, 1};
-    });
-  }
-  return false;
-}
-
+/// Settles the loops for a pass, and brings its views into a form that they serve. A pass that sums
+/// is to find a group's values in the cache when it maps them.
 template <class T>
-[[nodiscard]] Plan plan_for(const View<T>& x, bool is_rows) {
-  constexpr Index in_cache = 128 * 1024;  // values to read twice from the second-level cache
+[[nodiscard]] Plan plan_for(Operands<T>& v, bool sums) {
+  constexpr Index in_cache = 768 * 1024;  // values to read twice from the caches
   constexpr Index slab = 64 * 1024;       // values worth a task
   constexpr Index most_tasks = 64;
-  const Index n = x.count();
+  constexpr Index most_inner = 224, columns = 512;  // rows: at most and at least, if it can be
+  constexpr Index bytes_in_caches = 24 << 20;
 
+  const View<const T>& x = v.in[0];
+  const auto all = [&](const auto& holds) {
+    return holds(x) && (v.inputs == 1 || holds(v.in[1])) && holds(v.out);
+  };
+  if (!all([](const auto& u) { return u.inner_stride == 1; })) {  // strided matrices, of outer 1
+    const auto turn = [](auto& u) {                               // each value is a run
+      if (u.inner > 1) u = {u.data, u.inner, u.channels, 1, u.inner_stride, u.channel_stride, 1};
+    };
+    turn(v.in[0]), turn(v.in[1]), turn(v.out);
+  }
+  const Index n = x.count();
   Plan plan{};
-  plan.is_rows = is_rows;
+  plan.values = x.size();
   plan.channels = x.channels;
-  plan.blocks = plan.is_rows ? Rows::blocks(x) : Runs::blocks(x);
-  // Channels side by side stay together, for long reads; channels apart are grouped to fit the
-  // cache.
-  plan.group_channels =
-      plan.is_rows
-          ? std::min<Index>(x.channels, x.size() <= in_cache ? x.channels : Rows::most_channels)
-          : std::clamp<Index>(in_cache / n, 1,
-                              std::min((x.channels + 15) / 16, Runs::most_channels));
+  plan.loops.fold = 1;
+  plan.loops.past_caches =
+      x.size() * static_cast<Index>(sizeof(T)) * (1 + v.inputs) > bytes_in_caches;
+  plan.loops.are_rows = (x.inner == 1 || (x.inner <= most_inner && x.outer > 1)) &&
+                        all([](const auto& u) { return u.channel_stride == u.inner; });
+  if (plan.loops.are_rows) {
+    plan.group_channels = std::min(x.channels, most_columns / x.inner);
+    const Index of_lines = 16 / std::gcd(x.inner, Index{16});  // channels that fill cache lines
+    if (plan.group_channels > of_lines && plan.group_channels < x.channels) {
+      plan.group_channels -= plan.group_channels % of_lines;
+    }
+    if (x.inner == 1 && all([](const auto& u) { return u.outer_stride == u.channels; })) {
+      Index& fold = plan.loops.fold;
+      fold = std::clamp<Index>(columns / x.channels, 1, x.outer);
+      if (fold > 8) fold -= fold % 8;
+    }
+    plan.blocks = (x.outer + plan.loops.fold - 1) / plan.loops.fold;
+  } else {
+    plan.group_channels =
+        sums ? std::clamp<Index>(in_cache / n, 1, (x.channels + 15) / 16) : x.channels;
+    plan.blocks = Runs::blocks(x);
+  }
   plan.groups = (x.channels + plan.group_channels - 1) / plan.group_channels;
   const Index slabs = std::clamp<Index>(n * plan.group_channels / slab, 1,
                                         std::max<Index>(most_tasks / plan.groups, 1));
   plan.slab_blocks = (plan.blocks + slabs - 1) / slabs;
+  if (plan.loops.are_rows) plan.slab_blocks = (plan.slab_blocks + 7) / 8 * 8;
   plan.slabs = (plan.blocks + plan.slab_blocks - 1) / plan.slab_blocks;
   return plan;
 }
 
-template <class Terms, class... T>
-void sum_part(const Plan& plan, const Part& part, double* first, double* second, const Terms& terms,
-              const View<const T>&... x) {
-  if (part.b0 == part.s * plan.slab_blocks) {
-    std::fill(first + part.c0, first + part.c1, 0.0);
-    std::fill(second + part.c0, second + part.c1, 0.0);
-  }
-  if (plan.is_rows) {
-    Rows::sum(part, first, second, terms, x...);
-  } else {
-    Runs::sum(part, first, second, terms, x...);
-  }
-}
+/// A pass's steps: for a group of channels, or for a part of one.
+class Steps {
+ public:
+  virtual void start(Index group) const = 0;
+  virtual void sum(const Part& part) const = 0;
+  virtual void finish(Index group) const = 0;
+  virtual void prepare(Index group) const = 0;
+  virtual void map(const Part& part) const = 0;
 
-template <class T, class Formula, class... X>
-void map_part(const Plan& plan, const Part& part, const View<T>& y, const Formula& formula,
-              const View<const X>&... x) {
-  if (plan.is_rows) {
-    Rows::map(part, y, formula, x...);
-  } else {
-    Runs::map(part, y, formula, x...);
-  }
-}
+ protected:
+  ~Steps() = default;
+};
 
-inline constexpr auto nothing = [](auto...) {};
+enum class Sweep { sums, maps, both };
 
-/// Runs a pass's steps over all channels: start(group), sum(part) for each part of the group,
-/// finish(group), map(part). Where a thread has a group to itself, it maps one group, still in its
-/// cache, while it sums the next, block by block: then memory is read and written at the same time.
-/// The parts of a slab come in order.
-template <class Start, class Sum, class Finish, class Map>
-void sweep(const Plan& plan, const Workers& workers, const Start& start, const Sum& sum,
-           const Finish& finish, const Map& map) {
-  constexpr Index worth_waking = 4;  // tasks
-  const Index tasks = plan.groups * plan.slabs;
-  const int threads = tasks >= worth_waking ? workers.count() : 1;
-  if (plan.slabs == 1 || threads == 1) {
-    workers.run(threads, plan.groups, [&](const auto& take) {
-      Index ready = take();  // the group to map
-      if (ready >= plan.groups) return;
-      start(ready);
-      for (Index s = 0; s < plan.slabs; ++s) sum(plan.part(ready, s));
-      finish(ready);
-      while (ready < plan.groups) {
-        const Index next = take();
-        const bool more = next < plan.groups;
-        if (more) start(next);
-        for (Index b = 0; b < plan.blocks; ++b) {
-          if (more) sum(plan.block(next, b));
-          map(plan.block(ready, b));
-        }
-        if (more) finish(next);
-        ready = next;
+/// Runs a pass's steps over all channels: start, sum and finish; prepare and map; or both. Where
+/// there are groups enough, a thread takes one after the other, so that what was summed is mapped
+/// from the cache, last things first.
+inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, Sweep what) {
+  constexpr Index worth_waking = 256 * 1024;  // values
+  const bool sums = what != Sweep::maps, maps = what != Sweep::sums;
+  const int threads = plan.values >= worth_waking ? workers.count() : 1;
+  if (threads == 1 || plan.slabs == 1 || plan.groups >= 4 * threads) {
+    workers.run(threads, plan.groups, [&](Index g) {
+      if (sums) {
+        steps.start(g);
+        for (Index s = 0; s < plan.slabs; ++s) steps.sum(plan.part(g, s));
+        steps.finish(g);
+      }
+      if (maps) {
+        steps.prepare(g);
+        for (Index s = plan.slabs; s-- > 0;) steps.map(plan.part(g, s));
       }
     });
     return;
   }
-  const auto each = [&](const auto& step) {
-    workers.run(threads, tasks, [&](const auto& take) {
-      for (Index t; (t = take()) < tasks;) step(plan.part(t / plan.slabs, t % plan.slabs));
-    });
-  };
-  for (Index g = 0; g < plan.groups; ++g) start(g);
-  each(sum);
-  for (Index g = 0; g < plan.groups; ++g) finish(g);
-  each(map);
+  const Index tasks = plan.groups * plan.slabs;
+  const auto part = [&](Index t) { return plan.part(t / plan.slabs, t % plan.slabs); };
+  if (sums) {
+    for (Index g = 0; g < plan.groups; ++g) steps.start(g);
+    workers.run(threads, tasks, [&](Index t) { steps.sum(part(t)); });
+    for (Index g = 0; g < plan.groups; ++g) steps.finish(g);
+  }
+  if (maps) {
+    for (Index g = 0; g < plan.groups; ++g) steps.prepare(g);
+    workers.run(threads, tasks, [&](Index t) { steps.map(part(tasks - 1 - t)); });
+  }
 }
 
 }  // namespace batchnorm::detail

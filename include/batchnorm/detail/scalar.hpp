@@ -30,6 +30,14 @@ inline constexpr bool is_supported_scalar =
   return (~bits & 0x7ff0000000000000u) != 0;
 }
 
+/// The bits of |v|, whose order as integers is that of the values, with NaN above infinity.
+template <class A>
+[[nodiscard]] auto magnitude_bits(A v) {
+  std::conditional_t<sizeof(A) == 4, std::uint32_t, std::uint64_t> bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  return bits << 1 >> 1;
+}
+
 [[nodiscard]] inline bool is_nan(double v) {
   std::uint64_t bits;
   std::memcpy(&bits, &v, sizeof bits);

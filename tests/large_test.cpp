@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MIT
+// Tensors larger than the caches, whose results take a way of their own to memory, at any alignment.
+#include <batchnorm/batchnorm.hpp>
+#include <unsupported/Eigen/CXX11/Tensor>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/random.hpp"
+
+using batchnorm::BatchNorm2d;
+using batchnorm::ChannelAxis;
+using batchnorm::Options;
+using Eigen::Index;
+
+namespace {
+
+struct Sums {
+  double mean = 0, inv_std = 0, dbeta = 0, dgamma = 0;
+};
+
+/// A layer's y and dx beside the definition's, computed in double here. Value k of the memory is of
+/// channel k / inner % channels.
+struct Case {
+  std::vector<float> x, dy, y, dx;
+  Index channels, inner;
+  std::vector<Sums> of;
+  double n;
+
+  Case(Index size, Index channel_count, Index inner_count, Index offset)
+      : channels(channel_count), inner(inner_count), of(static_cast<std::size_t>(channel_count)) {
+    for (auto* values : {&x, &dy, &y, &dx}) values->resize(static_cast<std::size_t>(size + offset));
+    n = static_cast<double>(size / channels);
+    testing::Random random(7);
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      x[k] = static_cast<float>(random.uniform(0, 4));
+      dy[k] = static_cast<float>(random.uniform(-1, 2));
+    }
+    const auto each = [&](const auto& f) {
+      for (Index k = 0; k < size; ++k) f(k, of[channel(k)]);
+    };
+    const auto at = [&](const std::vector<float>& values, Index k) {
+      return static_cast<double>(values[static_cast<std::size_t>(k + offset)]);
+    };
+    each([&](Index k, Sums& s) { s.mean += at(x, k) / n; });
+    each([&](Index k, Sums& s) { s.inv_std += std::pow(at(x, k) - s.mean, 2) / n; });
+    for (Sums& s : of) s.inv_std = 1 / std::sqrt(s.inv_std + 1e-5);
+    each([&](Index k, Sums& s) {
+      s.dbeta += at(dy, k);
+      s.dgamma += at(dy, k) * (at(x, k) - s.mean) * s.inv_std;
+    });
+  }
+  [[nodiscard]] std::size_t channel(Index k) const {
+    return static_cast<std::size_t>(k / inner % channels);
+  }
+};
+
+using Images = Eigen::Tensor<float, 4, Eigen::RowMajor>;
+
+void check(Index a, Index b, Index c, Index d, ChannelAxis axis, Index offset) {
+  INFO(a << " x " << b << " x " << c << " x " << d << ", " << offset << " past the start");
+  const bool last = axis == ChannelAxis::last;
+  const Index channels = last ? d : b, size = a * b * c * d;
+  Case values(size, channels, last ? 1 : c * d, offset);
+  const auto map = [&](std::vector<float>& v) {
+    return Eigen::TensorMap<Images>(v.data() + offset, a, b, c, d);
+  };
+  Options options;
+  options.channel_axis = axis;
+  BatchNorm2d<float> layer(channels, options);
+  layer.forward(map(values.x), map(values.y));
+  layer.backward(map(values.x), map(values.dy), map(values.dx));
+
+  double worst_y = 0, worst_dx = 0;
+  for (Index k = 0; k < size; ++k) {
+    const Sums& s = values.of[values.channel(k)];
+    const auto at = [&](const std::vector<float>& v) {
+      return static_cast<double>(v[static_cast<std::size_t>(k + offset)]);
+    };
+    const double x_hat = (at(values.x) - s.mean) * s.inv_std;
+    const double dx =
+        s.inv_std * (at(values.dy) - s.dbeta / values.n - x_hat * s.dgamma / values.n);
+    worst_y = std::max(worst_y, std::abs(at(values.y) - x_hat));
+    worst_dx = std::max(worst_dx, std::abs(at(values.dx) - dx));
+  }
+  CHECK(worst_y <= 6e-7 * 2);   // |x_hat| < 2 for uniform numbers, whose ends lie at sqrt(3)
+  CHECK(worst_dx <= 6e-7 * 4);  // |dy| and the terms taken off it are below 4
+}
+
+}  // namespace
+
+TEST_CASE("tensors larger than the caches are normalized like any", "[large]") {
+  for (const Index offset : {0, 1, 5}) {
+    check(2, 45, 187, 191, ChannelAxis::first, offset);  // long runs
+    check(8, 130, 56, 56, ChannelAxis::first, offset);
+    check(64, 1024, 7, 7, ChannelAxis::first, offset);  // small planes, whose rows step by lines
+    check(67, 1001, 7, 7, ChannelAxis::first, offset);  // and not
+    check(9, 75, 75, 64, ChannelAxis::last, offset);
+    check(3, 101, 103, 103, ChannelAxis::last, offset);
+  }
+}
