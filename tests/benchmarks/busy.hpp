@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 
@@ -36,7 +37,8 @@ struct ProcessorTime {
             tick * busy - seconds(own.ru_utime) - seconds(own.ru_stime), tick * steal};
   }
   friend ProcessorTime operator-(const ProcessorTime& a, const ProcessorTime& b) {
-    return {a.total - b.total, a.others - b.others, a.stolen - b.stolen};
+    // Clocks of different grain: a difference of none may come out below.
+    return {a.total - b.total, std::max(0.0, a.others - b.others), a.stolen - b.stolen};
   }
 };
 
