@@ -76,7 +76,7 @@ inline constexpr Index most_columns = 2048;
 /// Numbers for the columns of a row, with room to read a vector from each of them.
 template <class A>
 struct ColumnArray {
-  static constexpr Index room = 16;
+  static constexpr Index room = a_line;
   alignas(line_bytes) A data[most_columns + room];
 };
 
@@ -114,15 +114,25 @@ struct Rows {
 
   [[nodiscard]] Index ahead() const { return (prefetched / width + 4) * step; }
 
-  /// A number for each channel as one for each column.
+  /// How many values after its start, up to a line, dense rows of a part may be cut instead.
+  template <class T>
+  [[nodiscard]] Index shift_to_line(const View<T>& v, const Part& part) const {
+    const bool are_dense = step == width && width % a_line == 0;
+    const Index shift = values_to_next_line(v.at(part.b0 * fold, c0, 0));
+    return are_dense && shift < a_line && shift < width_of(part.b1 - 1) ? shift : 0;
+  }
+  /// A number for each channel as one for each column; `around`: and as many of the first again as
+  /// there is room.
   template <class A>
-  [[nodiscard]] const A* spread(const A* of_channels, ColumnArray<A>& of_columns) const {
-    if (fold * inner == 1) return of_channels + c0;
+  [[nodiscard]] const A* spread(const A* of_channels, ColumnArray<A>& of_columns,
+                                bool around = false) const {
+    if (fold * inner == 1 && !around) return of_channels + c0;
     A* to = of_columns.data;
-    for (Index f = 0; f < fold && inner == 1; ++f) to = std::copy_n(of_channels, channels, to);
+    for (Index f = 0; f < fold && inner == 1; ++f) to = std::copy_n(of_channels + c0, channels, to);
     for (Index c = c0; c < c0 + channels && inner > 1; ++c) {
       to = std::fill_n(to, inner, of_channels[c]);
     }
+    if (around) std::copy_n(of_columns.data, a_line, to);
     return of_columns.data;
   }
   /// Where columns are summed: in place, or apart from 0, to be collected.
