@@ -45,6 +45,8 @@ struct Normalizer {
   bool of_batch;
 };
 
+inline constexpr int factor_count = 6;  // of a map, with what they are judged by
+
 /// Room for numbers per channel, kept from call to call: what has been seen once is not allocated
 /// again.
 template <class A>
@@ -55,7 +57,7 @@ class Scratch {
     grow(var, stride);
     grow(long_way, stride);
     grow(doubles, 2 * (slabs + 1) * stride);
-    grow(coefficients, 5 * stride);
+    grow(coefficients, factor_count * stride);
   }
 
   template <class Number>
@@ -85,7 +87,12 @@ template <class A>
 template <class A>
 [[nodiscard]] bool fits_as_factor(A v) {
   constexpr A smallest = std::is_same_v<A, double> ? A(0x1p-1000) : A(0x1p-120);
-  return fits_as_offset(v) && (v == 0 || magnitude_bits(v) >= magnitude_bits(smallest));
+  const bool is_zero = magnitude_bits(v) == 0;
+  return all_of(fits_as_offset(v), is_zero + (magnitude_bits(v) >= magnitude_bits(smallest)) > 0);
+}
+template <class A>
+[[nodiscard]] bool fits_as_inv_std(A v) {
+  return all_of(fits_as_factor(v), magnitude_bits(v) > 0);
 }
 template <class A>
 [[nodiscard]] double rounding_of(double v) {
@@ -115,7 +122,8 @@ class Cut : protected Pass<T, Number>, protected Steps {
       : Pass<T, Number>(pass), kernel_operands(operands), plan(plan_for(kernel_operands, sums)) {
     scratch.reserve(x.channels, plan.slabs);
     for (int k = 0; k < 2; ++k) about[k] = scratch.doubles.data() + k * scratch.stride;
-    for (int k = 0; k < 5; ++k) factors[k] = scratch.coefficients.data() + k * scratch.stride;
+    for (int k = 0; k < factor_count; ++k)
+      factors[k] = scratch.coefficients.data() + k * scratch.stride;
   }
 
   [[nodiscard]] double* sums(int k, Index slab = 0) const {
@@ -143,16 +151,34 @@ class Cut : protected Pass<T, Number>, protected Steps {
   [[nodiscard]] bool has_finite_statistics(Index c) const {
     return is_finite(by.mean[c]) && is_finite(by.inv_std[c]);
   }
-  [[nodiscard]] bool has_fitting_statistics(Index c) const {
-    const A inv_std = static_cast<A>(by.inv_std[c]);
-    return fits_as_offset(static_cast<A>(by.mean[c])) && fits_as_factor(inv_std) && inv_std > 0;
+  /// scale and shift of a part's channels as they are before anything is normalized: gamma, beta.
+  void start_factors(const Part& part) const {
+    const auto start = [&](const A* from, A without, A* to) {
+      if (from) {
+        std::copy(from + part.c0, from + part.c1, to + part.c0);
+      } else {
+        std::fill(to + part.c0, to + part.c1, without);
+      }
+    };
+    start(affine.gamma_data, 1, factors[scale]);
+    start(affine.beta_data, 0, factors[shift]);
   }
-  /// Of a channel that does not fit the kernels, they are to make a copy, for the long way to
-  /// follow, or NaN.
-  void set_unfit(Index c, bool finite) const {
-    scratch.long_way[c] = finite;
-    for (A* const k : factors) k[c] = 0;
-    factors[scale][c] = finite ? A(1) : std::numeric_limits<A>::quiet_NaN();
+  /// Sorts out the channels that do not fit the kernels. Of these they are to make a copy, for the
+  /// long way to follow, or NaN where statistics are not finite. `fits` has no branches: this loop
+  /// should be a few instructions per channel.
+  template <class Fits, class IsFinite>
+  void sort_out(const Part& part, const Fits& fits, const IsFinite& is_finite_channel) const {
+    bool all = true;
+    for (Index c = part.c0; c < part.c1; ++c) all = all_of(all, fits(c));
+    std::fill(&scratch.long_way[part.c0], &scratch.long_way[part.c0] + (part.c1 - part.c0), false);
+    if (all) return;
+    for (Index c = part.c0; c < part.c1; ++c) {
+      if (fits(c)) continue;
+      const bool finite = is_finite_channel(c);
+      scratch.long_way[c] = finite;
+      for (A* const k : factors) k[c] = 0;
+      factors[scale][c] = finite ? A(1) : std::numeric_limits<A>::quiet_NaN();
+    }
   }
   template <class F>
   void for_long_way(const F& f) const {
@@ -166,8 +192,8 @@ class Cut : protected Pass<T, Number>, protected Steps {
 
   Operands<T> kernel_operands;  // as the kernels see them
   Plan plan;
-  double* about[2];  // per channel: what sums are about
-  A* factors[5];     // per channel: the map's
+  double* about[2];          // per channel: what sums are about
+  A* factors[factor_count];  // per channel: the map's
 };
 
 /// y from x, by the batch's own statistics or by given ones.
@@ -216,23 +242,22 @@ class Forward final : Cut<T, double> {
   /// mu = v0 + sum d / n,  var = (sum d^2 - (sum d)^2 / n) / n,  inv_std = 1 / sqrt(var + eps)
   void finish(Index g) const override {
     this->add_slabs(g);
-    const double n = static_cast<double>(x.count());
-    const double *const sum_d = Base::sums(0), *const sum_dd = Base::sums(1);
     const Part part = plan.part(g, 0);
-    const auto of_group = [&](auto* numbers) {
+    const double n = static_cast<double>(x.count()), one_nth = 1 / n;
+    const double *const v0 = about[0], *const d = Base::sums(0), *const dd = Base::sums(1);
+    double *const mu = by.mean, *const var = scratch.var.data();
+    for (Index c = part.c0; c < part.c1; ++c) {
+      mu[c] = v0[c] + d[c] * one_nth;
+      var[c] = (dd[c] - d[c] * d[c] * one_nth) * one_nth;
+    }
+    const auto of_group = [&](double* numbers) {
       return Eigen::Map<Eigen::ArrayXd>(numbers + part.c0, part.c1 - part.c0);
     };
-    for_channels(g, [&](Index c) {
-      const double m2 = sum_dd[c] - sum_d[c] * (sum_d[c] / n);
-      by.mean[c] = about[0][c] + sum_d[c] / n;
-      scratch.var[c] = m2 / n;
-    });
-    of_group(by.inv_std) = (of_group(scratch.var.data()) + eps_).sqrt().inverse();
-    for_channels(g, [&](Index c) {
-      const bool good =
-          is_finite(sum_d[c]) && is_finite(sum_dd[c]) && scratch.var[c] * n >= 0.01 * sum_dd[c];
+    of_group(by.inv_std) = (of_group(var) + eps_).sqrt().inverse();
+    for (Index c = part.c0; c < part.c1; ++c) {
+      const bool good = all_of(is_finite(d[c]), is_finite(dd[c]), var[c] * n >= 0.01 * dd[c]);
       if (!good) measure_again(c);  // v0 lies far out, sums overflowed, or values are not finite
-    });
+    }
   }
   void measure_again(Index c) const {
     const double n = static_cast<double>(x.count());
@@ -246,20 +271,25 @@ class Forward final : Cut<T, double> {
   /// y = gamma * (x - mu) * inv_std + beta as (x - mean) * scale + shift. What rounding takes from
   /// the mean is made good in the shift.
   void prepare(Index g) const override {
-    for_channels(g, [&](Index c) {
-      const double scale_c = affine.gamma(c) * by.inv_std[c];
-      const double correction = rounding_of<A>(by.mean[c]) * scale_c;
-      factors[mean][c] = static_cast<A>(by.mean[c]);
-      factors[scale][c] = static_cast<A>(scale_c);
-      factors[shift][c] = static_cast<A>(affine.beta(c) - correction);
-      scratch.long_way[c] = false;
-      const bool fits = this->has_fitting_statistics(c) && fits_as_factor(factors[scale][c]) &&
-                        fits_as_offset(factors[shift][c]) && fits_as_correction(correction);
-      if (!fits) this->set_unfit(c, this->has_finite_statistics(c));
-    });
-  }
-  [[nodiscard]] static bool fits_as_correction(double v) {
-    return magnitude_bits(v) < magnitude_bits(1.0);
+    const Part part = plan.part(g, 0);
+    this->start_factors(part);
+    A *const m = factors[mean], *const a = factors[scale], *const b = factors[shift];
+    A *const correction = factors[3], *const inv_std = factors[4];  // to be judged, not mapped with
+    for (Index c = part.c0; c < part.c1; ++c) {
+      const double scale_c = static_cast<double>(a[c]) * by.inv_std[c];
+      const double correction_c = rounding_of<A>(by.mean[c]) * scale_c;
+      m[c] = static_cast<A>(by.mean[c]);
+      a[c] = static_cast<A>(scale_c);
+      b[c] = static_cast<A>(static_cast<double>(b[c]) - correction_c);
+      correction[c] = static_cast<A>(correction_c);
+      inv_std[c] = static_cast<A>(by.inv_std[c]);
+    }
+    const auto fits = [=](Index c) {
+      return all_of(fits_as_offset(m[c]), fits_as_factor(a[c]), fits_as_offset(b[c]),
+                    magnitude_bits(correction[c]) < magnitude_bits(A(1)),
+                    fits_as_inv_std(inv_std[c]));
+    };
+    this->sort_out(part, fits, [this](Index c) { return this->has_finite_statistics(c); });
   }
   void map(const Part& part) const override {
     with_kernels(
@@ -319,10 +349,10 @@ class Backward final : Cut<T, const double> {
   void finish(Index g) const override {
     this->add_slabs(g);
     for_channels(g, [&](Index c) {
-      const bool good = this->has_fitting_statistics(c) && fits_as_factor(factors[2][c]) &&
-                        is_finite(dbeta(c)) && is_finite(dgamma(c));
+      const bool good = all_of(fits_as_offset(factors[0][c]), fits_as_factor(factors[2][c]),
+                               is_finite(dbeta(c)), is_finite(dgamma(c)));
       if (good) {
-        Base::sums(1)[c] /= enlarged;
+        Base::sums(1)[c] *= 1 / enlarged;
       } else if (this->has_finite_statistics(c)) {
         const auto statistics = exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch);
         const auto again = exact::gradient_sums(x, dy_, c, statistics);
@@ -337,26 +367,32 @@ class Backward final : Cut<T, const double> {
   /// statistics, as (dy - mean_dy) * scale + ((x - mean) * slope + shift). What rounding takes from
   /// the means is made good in the shift.
   void prepare(Index g) const override {
-    for_channels(g, [&](Index c) {
+    const Part part = plan.part(g, 0);
+    this->start_factors(part);
+    A *const m = factors[mean], *const a = factors[scale], *const b = factors[shift];
+    A *const m_dy = factors[mean_dy], *const a_x = factors[slope], *const inv_std = factors[5];
+    for (Index c = part.c0; c < part.c1; ++c) {
       const double mean_dy_c = mean_of(dbeta(c)), mean_dy_x_hat = mean_of(dgamma(c));
-      const double scale_c = affine.gamma(c) * by.inv_std[c];
+      const double scale_c = static_cast<double>(a[c]) * by.inv_std[c];
       const double slope_c = -scale_c * by.inv_std[c] * mean_dy_x_hat;
       const double shift_c =
           -rounding_of<A>(mean_dy_c) * scale_c - rounding_of<A>(by.mean[c]) * slope_c;
-      factors[mean][c] = by.of_batch ? static_cast<A>(by.mean[c]) : A(0);
-      factors[scale][c] = static_cast<A>(scale_c);
-      factors[shift][c] = static_cast<A>(shift_c);
-      factors[mean_dy][c] = static_cast<A>(mean_dy_c);
-      factors[slope][c] = static_cast<A>(slope_c);
-      scratch.long_way[c] = false;
-      const bool fits = this->has_fitting_statistics(c) && fits_as_offset(factors[mean_dy][c]) &&
-                        fits_as_factor(factors[scale][c]) && fits_as_factor(factors[slope][c]) &&
-                        fits_as_offset(factors[shift][c]);
-      if (!fits) {
-        this->set_unfit(
-            c, this->has_finite_statistics(c) && is_finite(mean_dy_c) && is_finite(mean_dy_x_hat));
-      }
+      m[c] = static_cast<A>(by.mean[c]);
+      a[c] = static_cast<A>(scale_c);
+      b[c] = static_cast<A>(shift_c);
+      m_dy[c] = static_cast<A>(mean_dy_c);
+      a_x[c] = static_cast<A>(slope_c);
+      inv_std[c] = static_cast<A>(by.inv_std[c]);
+    }
+    const auto fits = [=](Index c) {
+      return all_of(fits_as_offset(m[c]), fits_as_factor(a[c]), fits_as_offset(b[c]),
+                    fits_as_offset(m_dy[c]), fits_as_factor(a_x[c]), fits_as_inv_std(inv_std[c]));
+    };
+    this->sort_out(part, fits, [this](Index c) {
+      return this->has_finite_statistics(c) && is_finite(mean_of(dbeta(c))) &&
+             is_finite(mean_of(dgamma(c)));
     });
+    if (!by.of_batch) std::fill(m + part.c0, m + part.c1, A(0));  // dx = dy * scale
   }
   /// dbeta / n or dgamma / n, the means that a batch's own statistics take out of dx.
   [[nodiscard]] double mean_of(double sum) const {

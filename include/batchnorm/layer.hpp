@@ -399,19 +399,43 @@ class BatchNorm {
     if (!options_.track_running_stats) return;
     const bool unbiased = options_.running_variance == VarianceEstimate::unbiased;
     const double n = static_cast<double>(next_.count);
-    for (Index c = 0; c < num_features_; ++c) {
-      const bool finite = is_finite_channel(c);
-      const bool skip = !finite && options_.non_finite == NonFinite::skip_update;
-      const bool skip_var = skip || (unbiased && next_.count == 1);  // n - 1 = 0
-      if (!skip) move_towards(next_.mean[c], weight(c, 0), finite, running_mean_[c]);
-      if (!skip_var) {
-        const double var = scratch_.var[c] * (unbiased ? n / (n - 1) : 1);
-        move_towards(var, weight(c, 1), finite, running_var_[c]);
-      }
-      skipped_(c, 0) += skip;
-      skipped_(c, 1) += skip_var;
+    const double correction = unbiased ? n / (n - 1) : 1;
+    if (has_one_weight_for_all()) {
+      const double w = options_.momentum.weight_of_new();
+      const auto move = [&](Vector& running, const double* batch, double factor) {
+        for (Index c = 0; c < num_features_; ++c) {
+          const double moved = (1 - w) * static_cast<double>(running[c]) + w * (batch[c] * factor);
+          running[c] = static_cast<Param>(moved);
+        }
+      };
+      move(running_mean_, next_.mean.data(), 1);
+      move(running_var_, scratch_.var.data(), correction);
+    } else {
+      for (Index c = 0; c < num_features_; ++c) update_running_stats(c, unbiased, correction);
     }
     ++num_batches_tracked_;
+  }
+  void update_running_stats(Index c, bool unbiased, double correction) {
+    const bool finite = is_finite_channel(c);
+    const bool skip = !finite && options_.non_finite == NonFinite::skip_update;
+    const bool skip_var = skip || (unbiased && next_.count == 1);  // n - 1 = 0
+    if (!skip) move_towards(next_.mean[c], weight(c, 0), finite, running_mean_[c]);
+    if (!skip_var) {
+      move_towards(scratch_.var[c] * correction, weight(c, 1), finite, running_var_[c]);
+    }
+    skipped_(c, 0) += skip;
+    skipped_(c, 1) += skip_var;
+  }
+  /// Is every channel an ordinary one, of finite numbers far from the ends of Param's range? Tested
+  /// in a loop without branches, since there are layers of many channels and few values.
+  [[nodiscard]] bool has_one_weight_for_all() const {
+    bool all = !options_.momentum.is_cumulative() && options_.momentum.weight_of_new() > 0 &&
+               next_.count > 1;
+    for (Index c = 0; c < num_features_; ++c) {
+      all = detail::all_of(all, detail::fits_as_offset(static_cast<Param>(next_.mean[c])),
+                           detail::fits_as_offset(static_cast<Param>(scratch_.var[c])));
+    }
+    return all;
   }
 
   /// The weight of a new batch in a channel's running mean (which = 0) or variance (1).
