@@ -1,12 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Measures batchnorm beside its peers; on a fresh Debian this one command is all it takes.
-#   sh tests/benchmarks/run.sh                  everything, about 15 minutes
-#   sh tests/benchmarks/run.sh --quick          few shapes, fewer pairs: about 2 minutes
+#   sh tests/benchmarks/run.sh                  everything: 10 minutes on 2 quiet cores, 6 GB
+#   sh tests/benchmarks/run.sh --quick          few shapes, fewer pairs: 3 minutes
 #   sh tests/benchmarks/run.sh --filter TEXT    only cells whose name contains TEXT
 #   sh tests/benchmarks/run.sh --portable       batchnorm compiled for any processor, not for this one
 # More options: --threads LIST, --pairs N, --cache MIB, --list. Builds in build/benchmarks and writes
-# report.md there. CXX names another compiler; INCLUDE another folder of headers to measure.
+# report.md there. INCLUDE names another folder of headers to measure.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=$root/build/benchmarks
@@ -23,9 +23,7 @@ for option; do
   esac
 done
 
-compiler=g++
-[ -z "${CXX:-}" ] || compiler=
-need_packages $compiler cmake make pkg-config libeigen3-dev libbenchmark-dev libtorch-dev libdnnl-dev
+need_packages g++ cmake make pkg-config libeigen3-dev libbenchmark-dev libtorch-dev libdnnl-dev
 
 mkdir -p "$build"
 echo "Building in $build" >&2
