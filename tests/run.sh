@@ -35,6 +35,13 @@ also() {
   $what"
 }
 
+# Without AVX2 the kernels are others, which a processor that has it never runs.
+test_without_avx2() {
+  for test in hand_computed golden; do
+    qemu-x86_64 -cpu Nehalem "$root/build/$folder/tests/${test}_test" || return 1
+  done
+}
+
 case ${1:-} in
   '' | --all) ;;
   --help) sed -n '3,6s/^# //p' "$0"; exit 0 ;;
@@ -53,6 +60,9 @@ if [ $# -eq 0 ]; then
 else
   also "The core and the examples" "$core $examples" \
     build_and_test "$folder" -DBATCHNORM_EXAMPLES=ON
+  if [ "$(uname -m)" = x86_64 ]; then
+    also "The kernels on an emulated processor without AVX2" qemu-user test_without_avx2
+  fi
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
   also "The core with clang" clang \

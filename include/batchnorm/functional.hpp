@@ -56,7 +56,7 @@ class Scratch {
     stride = channels + line_bytes;  // with room to read a vector from the last ones
     grow(var, stride);
     grow(long_way, stride);
-    grow(doubles, 2 * (slabs + 1) * stride);
+    grow(doubles, (1 + 2 * slabs) * stride);
     grow(coefficients, factor_count * stride);
   }
 
@@ -66,7 +66,7 @@ class Scratch {
   Index stride = 0;         ///< from one row of numbers to the next
   Numbers<double> var;      ///< population variance
   Numbers<bool> long_way;   ///< is it a channel that the kernels cannot do?
-  Numbers<double> doubles;  ///< what sums are about, and the sums of each slab
+  Numbers<double> doubles;  ///< v0, which sums are about, and the sums of each slab
   Numbers<A> coefficients;  ///< the map's
 
  private:
@@ -121,13 +121,14 @@ class Cut : protected Pass<T, Number>, protected Steps {
   Cut(const Pass<T, Number>& pass, const Operands<T>& operands, bool sums)
       : Pass<T, Number>(pass), kernel_operands(operands), plan(plan_for(kernel_operands, sums)) {
     scratch.reserve(x.channels, plan.slabs);
-    for (int k = 0; k < 2; ++k) about[k] = scratch.doubles.data() + k * scratch.stride;
-    for (int k = 0; k < factor_count; ++k)
+    v0 = scratch.doubles.data();
+    for (int k = 0; k < factor_count; ++k) {
       factors[k] = scratch.coefficients.data() + k * scratch.stride;
+    }
   }
 
   [[nodiscard]] double* sums(int k, Index slab = 0) const {
-    return about[1] + (1 + 2 * slab + k) * scratch.stride;
+    return v0 + (1 + 2 * slab + k) * scratch.stride;
   }
   /// A part's sums, set to 0.
   [[nodiscard]] std::array<double*, 2> new_sums(const Part& part) const {
@@ -192,7 +193,7 @@ class Cut : protected Pass<T, Number>, protected Steps {
 
   Operands<T> kernel_operands;  // as the kernels see them
   Plan plan;
-  double* about[2];          // per channel: what sums are about
+  double* v0;                // per channel: what sums are about
   A* factors[factor_count];  // per channel: the map's
 };
 
@@ -222,20 +223,20 @@ class Forward final : Cut<T, double> {
 
  private:
   using Base = Cut<T, double>;
-  using Base::about, Base::factors, Base::mean, Base::scale, Base::shift, Base::for_channels;
+  using Base::v0, Base::factors, Base::mean, Base::scale, Base::shift, Base::for_channels;
   using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
   using typename Base::A;
 
   /// Sums are taken about one of a channel's values, v0, so that a mean that is large against the
   /// deviation takes no digits from them, and a constant leaves none.
   void start(Index g) const override {
-    for_channels(
-        g, [&](Index c) { about[0][c] = static_cast<double>(*x.at(x.outer / 2, c, x.inner / 2)); });
+    for_channels(g,
+                 [&](Index c) { v0[c] = static_cast<double>(*x.at(x.outer / 2, c, x.inner / 2)); });
   }
   void sum(const Part& part) const override {
     const auto both = this->new_sums(part);
     with_kernels([&](auto kernels) {
-      kernels.moments(plan.loops, part, kernel_operands, about, both.data());
+      kernels.moments(plan.loops, part, kernel_operands, &v0, both.data());
     });
   }
 
@@ -244,7 +245,7 @@ class Forward final : Cut<T, double> {
     this->add_slabs(g);
     const Part part = plan.part(g, 0);
     const double n = static_cast<double>(x.count()), one_nth = 1 / n;
-    const double *const v0 = about[0], *const d = Base::sums(0), *const dd = Base::sums(1);
+    const double *const d = Base::sums(0), *const dd = Base::sums(1);
     double *const mu = by.mean, *const var = scratch.var.data();
     for (Index c = part.c0; c < part.c1; ++c) {
       mu[c] = v0[c] + d[c] * one_nth;
@@ -326,7 +327,7 @@ class Backward final : Cut<T, const double> {
 
  private:
   using Base = Cut<T, const double>;
-  using Base::about, Base::factors, Base::mean, Base::scale, Base::shift, Base::mean_dy;
+  using Base::factors, Base::mean, Base::scale, Base::shift, Base::mean_dy;
   using Base::slope, Base::for_channels;
   using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
   using typename Base::A;
