@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Measures batchnorm beside its peers; on a fresh Debian this one command is all it takes.
-#   sh tests/benchmarks/run.sh                  everything: 10 minutes on 2 quiet cores, 6 GB
+#   sh tests/benchmarks/run.sh                  everything: 10 minutes on 2 quiet cores, 8 GB
 #   sh tests/benchmarks/run.sh --quick          few shapes, fewer pairs: 3 minutes
 #   sh tests/benchmarks/run.sh --filter TEXT    only cells whose name contains TEXT
 #   sh tests/benchmarks/run.sh --portable       batchnorm compiled for any processor, not for this one
