@@ -98,7 +98,7 @@ enum class Sweep { sums, maps, both };
 /// there are groups enough, a thread takes one after the other, so that what was summed is mapped
 /// from the cache, last things first.
 inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, Sweep what) {
-  constexpr Index worth_waking = 256 * 1024;  // values
+  constexpr Index worth_waking = 640 * 1024;  // values; below, waking costs more than it saves
   const bool sums = what != Sweep::maps, maps = what != Sweep::sums;
   const int threads = plan.values >= worth_waking ? workers.count() : 1;
   if (threads == 1 || plan.slabs == 1 || plan.groups >= 4 * threads) {
