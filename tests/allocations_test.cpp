@@ -64,7 +64,7 @@ void check_images(const Options& options, const Eigen::ThreadPoolDevice* device)
   const bool last = options.channel_axis == ChannelAxis::last;
   BatchNorm2d<Scalar> layer(5, options);
   layer.set_device(device);
-  check_no_allocations(layer, last ? Tensor(8, 61, 71, 5) : Tensor(8, 5, 61, 71),
+  check_no_allocations(layer, last ? Tensor(32, 61, 71, 5) : Tensor(32, 5, 61, 71),
                        last ? Tensor(3, 7, 9, 5) : Tensor(3, 5, 7, 9));
 }
 
