@@ -402,9 +402,10 @@ class BatchNorm {
     const double correction = unbiased ? n / (n - 1) : 1;
     if (has_one_weight_for_all()) {
       const double w = options_.momentum.weight_of_new();
-      const auto move = [&](Vector& running, const double* batch, double factor) {
+      const auto move = [&](Vector& running, const double* of_batch, double factor) {
         for (Index c = 0; c < num_features_; ++c) {
-          const double moved = (1 - w) * static_cast<double>(running[c]) + w * (batch[c] * factor);
+          const double moved =
+              (1 - w) * static_cast<double>(running[c]) + w * (of_batch[c] * factor);
           running[c] = static_cast<Param>(moved);
         }
       };
