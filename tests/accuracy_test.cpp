@@ -239,6 +239,17 @@ TEST_CASE("equal gradients, whose roundings do not cancel, sum up within the pro
   }
 }
 
+TEST_CASE("gradients below float's normal numbers sum up within the promise", "[accuracy]") {
+  // dy is 21 times the smallest float, and x_hat -0.577: a product in float would be off by 1 %.
+  for (const Layout& layout : layouts) {
+    INFO(layout.name);
+    Data data = normal_data(4998, 0, 1, 5);
+    set(data.x, [](Index i) { return i % 4 == 0 ? 1 : 0; });
+    set(data.dy, [](Index i) { return i % 4 == 0 ? 0 : 21 * 0x1p-149; });
+    check(errors_of(data, layout));
+  }
+}
+
 TEST_CASE("two values in every pattern keep the promises", "[accuracy]") {
   // Deviations from the mean are all alike on either side of it, and so are their roundings.
   testing::Random random(6);

@@ -21,9 +21,10 @@
 //
 // Source: Ioffe and Szegedy, 2015, arXiv 1502.03167.
 //
-// A pass is two sums per channel, in double, then a few numbers per channel, then a map over the
-// values, in the parameters' type, that takes differences before it scales anything: so the digits
-// of a channel whose mean is large against its deviation are kept.
+// A pass is two sums per channel, then a few numbers per channel, then a map over the values, in the
+// parameters' type, that takes differences before it scales anything: so the digits of a channel
+// whose mean is large against its deviation are kept. The sums of a forward are in double; those of
+// a backward take four values in the parameters' type first.
 namespace batchnorm::detail {
 
 /// gamma and beta; a null pointer stands for ones and zeros.
@@ -45,7 +46,8 @@ struct Normalizer {
   bool of_batch;
 };
 
-inline constexpr int factor_count = 6;  // of a map, with what they are judged by
+/// A map's factors, and last what is only judged.
+enum Factor { mean, scale, shift, mean_dy, slope, rounded_inv_std, factor_count };
 
 /// Room for numbers per channel, kept from call to call: what has been seen once is not allocated
 /// again.
@@ -152,17 +154,13 @@ class Cut : protected Pass<T, Number>, protected Steps {
   [[nodiscard]] bool has_finite_statistics(Index c) const {
     return is_finite(by.mean[c]) && is_finite(by.inv_std[c]);
   }
-  /// scale and shift of a part's channels as they are before anything is normalized: gamma, beta.
-  void start_factors(const Part& part) const {
-    const auto start = [&](const A* from, A without, A* to) {
-      if (from) {
-        std::copy(from + part.c0, from + part.c1, to + part.c0);
-      } else {
-        std::fill(to + part.c0, to + part.c1, without);
-      }
-    };
-    start(affine.gamma_data, 1, factors[scale]);
-    start(affine.beta_data, 0, factors[shift]);
+  /// A factor starts as a parameter, gamma or beta, or where there is none as what stands for it.
+  void start_factor(const Part& part, Factor factor, const A* parameter, A without) const {
+    if (parameter) {
+      std::copy(parameter + part.c0, parameter + part.c1, factors[factor] + part.c0);
+    } else {
+      std::fill(factors[factor] + part.c0, factors[factor] + part.c1, without);
+    }
   }
   /// Sorts out the channels that do not fit the kernels. Of these they are to make a copy, for the
   /// long way to follow, or NaN where statistics are not finite. `fits` has no branches: this loop
@@ -184,12 +182,10 @@ class Cut : protected Pass<T, Number>, protected Steps {
   template <class F>
   void for_long_way(const F& f) const {
     for (Index c = 0; c < x.channels; ++c) {
-      if (scratch.long_way[c])
-        f(c, exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch));
+      if (!scratch.long_way[c]) continue;
+      f(c, exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch));
     }
   }
-
-  enum Factor { mean, scale, shift, mean_dy, slope };
 
   Operands<T> kernel_operands;  // as the kernels see them
   Plan plan;
@@ -223,7 +219,7 @@ class Forward final : Cut<T, double> {
 
  private:
   using Base = Cut<T, double>;
-  using Base::v0, Base::factors, Base::mean, Base::scale, Base::shift, Base::for_channels;
+  using Base::v0, Base::factors, Base::for_channels;
   using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
   using typename Base::A;
 
@@ -273,9 +269,11 @@ class Forward final : Cut<T, double> {
   /// the mean is made good in the shift.
   void prepare(Index g) const override {
     const Part part = plan.part(g, 0);
-    this->start_factors(part);
+    this->start_factor(part, scale, affine.gamma_data, 1);
+    this->start_factor(part, shift, affine.beta_data, 0);
     A *const m = factors[mean], *const a = factors[scale], *const b = factors[shift];
-    A *const correction = factors[3], *const inv_std = factors[4];  // to be judged, not mapped with
+    A* const inv_std = factors[rounded_inv_std];
+    A* const correction = factors[slope];  // a forward has no slope
     for (Index c = part.c0; c < part.c1; ++c) {
       const double scale_c = static_cast<double>(a[c]) * by.inv_std[c];
       const double correction_c = rounding_of<A>(by.mean[c]) * scale_c;
@@ -327,31 +325,31 @@ class Backward final : Cut<T, const double> {
 
  private:
   using Base = Cut<T, const double>;
-  using Base::factors, Base::mean, Base::scale, Base::shift, Base::mean_dy;
-  using Base::slope, Base::for_channels;
+  using Base::factors, Base::for_channels;
   using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
   using typename Base::A;
 
   /// dbeta = sum dy,  dgamma = sum dy * x_hat, the latter times `enlarged`, so that products of
-  /// small numbers keep their digits.
+  /// small numbers keep their digits. What the sums need lies where the map's factors will.
   void start(Index g) const override {
     for_channels(g, [&](Index c) {
-      factors[0][c] = static_cast<A>(by.mean[c]);
-      factors[1][c] = static_cast<A>(rounding_of<A>(by.mean[c]));
-      factors[2][c] = static_cast<A>(by.inv_std[c] * enlarged);
+      sum_factors()[0][c] = static_cast<A>(by.mean[c]);
+      sum_factors()[1][c] = static_cast<A>(rounding_of<A>(by.mean[c]));
+      sum_factors()[2][c] = static_cast<A>(by.inv_std[c] * enlarged);
     });
   }
   void sum(const Part& part) const override {
     const auto both = this->new_sums(part);
     with_kernels([&](auto kernels) {
-      kernels.gradient_sums(plan.loops, part, kernel_operands, factors, both.data());
+      kernels.gradient_sums(plan.loops, part, kernel_operands, sum_factors(), both.data());
     });
   }
   void finish(Index g) const override {
     this->add_slabs(g);
     for_channels(g, [&](Index c) {
-      const bool good = all_of(fits_as_offset(factors[0][c]), fits_as_factor(factors[2][c]),
-                               is_finite(dbeta(c)), is_finite(dgamma(c)));
+      const bool good =
+          all_of(fits_as_offset(sum_factors()[0][c]), fits_as_factor(sum_factors()[2][c]),
+                 is_finite(dbeta(c)), is_finite(dgamma(c)));
       if (good) {
         Base::sums(1)[c] *= 1 / enlarged;
       } else if (this->has_finite_statistics(c)) {
@@ -362,6 +360,7 @@ class Backward final : Cut<T, const double> {
       }
     });
   }
+  [[nodiscard]] A* const* sum_factors() const { return factors; }
   static constexpr double enlarged = 0x1p40;
 
   /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n), or gamma * inv_std * dy by given
@@ -369,9 +368,10 @@ class Backward final : Cut<T, const double> {
   /// the means is made good in the shift.
   void prepare(Index g) const override {
     const Part part = plan.part(g, 0);
-    this->start_factors(part);
+    this->start_factor(part, scale, affine.gamma_data, 1);
     A *const m = factors[mean], *const a = factors[scale], *const b = factors[shift];
-    A *const m_dy = factors[mean_dy], *const a_x = factors[slope], *const inv_std = factors[5];
+    A *const m_dy = factors[mean_dy], *const a_x = factors[slope];
+    A* const inv_std = factors[rounded_inv_std];
     for (Index c = part.c0; c < part.c1; ++c) {
       const double mean_dy_c = mean_of(dbeta(c)), mean_dy_x_hat = mean_of(dgamma(c));
       const double scale_c = static_cast<double>(a[c]) * by.inv_std[c];

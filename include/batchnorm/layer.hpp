@@ -400,13 +400,11 @@ class BatchNorm {
     const bool unbiased = options_.running_variance == VarianceEstimate::unbiased;
     const double n = static_cast<double>(next_.count);
     const double correction = unbiased ? n / (n - 1) : 1;
-    if (has_one_weight_for_all()) {
+    if (are_all_ordinary()) {
       const double w = options_.momentum.weight_of_new();
       const auto move = [&](Vector& running, const double* of_batch, double factor) {
         for (Index c = 0; c < num_features_; ++c) {
-          const double moved =
-              (1 - w) * static_cast<double>(running[c]) + w * (of_batch[c] * factor);
-          running[c] = static_cast<Param>(moved);
+          running[c] = static_cast<Param>(moved(running[c], of_batch[c] * factor, w));
         }
       };
       move(running_mean_, next_.mean.data(), 1);
@@ -427,14 +425,16 @@ class BatchNorm {
     skipped_(c, 0) += skip;
     skipped_(c, 1) += skip_var;
   }
-  /// Is every channel an ordinary one, of finite numbers far from the ends of Param's range? Tested
-  /// in a loop without branches, since there are layers of many channels and few values.
-  [[nodiscard]] bool has_one_weight_for_all() const {
+  /// Do all channels move by the same weight, between numbers far from the ends of Param's range?
+  /// Then they do so at once, without branches: there are layers of many channels and few values.
+  [[nodiscard]] bool are_all_ordinary() const {
     bool all = !options_.momentum.is_cumulative() && options_.momentum.weight_of_new() > 0 &&
                next_.count > 1;
     for (Index c = 0; c < num_features_; ++c) {
       all = detail::all_of(all, detail::fits_as_offset(static_cast<Param>(next_.mean[c])),
-                           detail::fits_as_offset(static_cast<Param>(scratch_.var[c])));
+                           detail::fits_as_offset(static_cast<Param>(scratch_.var[c])),
+                           detail::fits_as_offset(running_mean_[c]),
+                           detail::fits_as_offset(running_var_[c]));
     }
     return all;
   }
@@ -445,10 +445,13 @@ class BatchNorm {
     return 1 / (1 + static_cast<double>(num_batches_tracked_ - skipped_(c, which)));
   }
 
+  [[nodiscard]] static double moved(Param running, double value, double w) {
+    return (1 - w) * static_cast<double>(running) + w * value;
+  }
   static void move_towards(double value, double w, bool finite, Param& running) {
     if (w == 0) return;
-    const double moved = (1 - w) * static_cast<double>(running) + w * value;
-    running = finite ? detail::saturated<Param>(moved) : detail::narrow<Param>(moved);
+    const double there = moved(running, value, w);
+    running = finite ? detail::saturated<Param>(there) : detail::narrow<Param>(there);
   }
 
   void backward_view(const Saved& saved, const detail::View<const Scalar>& x,

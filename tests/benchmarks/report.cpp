@@ -30,9 +30,6 @@ std::string interval(const Interval& ratio) {
 std::string duration(double seconds) {
   return seconds < 1e-3 ? number(seconds * 1e6, "%.3g us") : number(seconds * 1e3, "%.3g ms");
 }
-std::string threads_name(int threads) {
-  return std::to_string(threads) + (threads == 1 ? " thread" : " threads");
-}
 
 #if defined(__clang__)
 constexpr const char* compiler = "clang " __clang_version__;
@@ -202,8 +199,7 @@ class Report {
     std::map<Verdict, std::vector<std::string>> lists;
     std::vector<std::string> slower_threads, disturbed;
     for (const Result& r : cells_) {
-      const std::string name =
-          r.operation + " " + r.layout + " " + r.shape + ", " + threads_name(r.cell.threads) + ": ";
+      const std::string name = name_of(r.cell) + ": ";
       if (const Measured* peer = r.fastest_peer()) {
         lists[verdict(peer->ratio)].push_back(name + peer->name + " " + interval(peer->ratio));
       }

@@ -12,8 +12,7 @@
 
 #include "batchnorm/detail/shapes.hpp"
 
-// The loops over values, in kernels/: sums in double, maps in the parameters' type. They are
-// compiled for the instructions that the program is compiled for and, where these lack AVX2, once
+// The loops over values, in kernels/. They are compiled for the instructions that the program is compiled for and, where these lack AVX2, once
 // more for AVX2, to be chosen when it runs.
 namespace batchnorm::detail::plain {
 #if defined(__AVX512F__)

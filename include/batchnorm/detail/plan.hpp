@@ -55,14 +55,14 @@ template <class T>
                         all([](const auto& u) { return u.channel_stride == u.inner; });
   if (plan.loops.are_rows) {
     plan.group_channels = std::min(x.channels, most_columns / x.inner);
-    const Index of_lines = 16 / std::gcd(x.inner, Index{16});  // channels that fill cache lines
+    const Index of_lines = a_line / std::gcd(x.inner, a_line);  // channels that fill cache lines
     if (plan.group_channels > of_lines && plan.group_channels < x.channels) {
       plan.group_channels -= plan.group_channels % of_lines;
     }
     if (x.inner == 1 && all([](const auto& u) { return u.outer_stride == u.channels; })) {
       Index& fold = plan.loops.fold;
       fold = std::clamp<Index>(columns / x.channels, 1, x.outer);
-      if (fold > 8) fold -= fold % 8;
+      if (fold > 8) fold -= fold % 8;  // whole vectors, whatever the channels
     }
     plan.blocks = (x.outer + plan.loops.fold - 1) / plan.loops.fold;
   } else {
@@ -74,7 +74,7 @@ template <class T>
   const Index slabs = std::clamp<Index>(n * plan.group_channels / slab, 1,
                                         std::max<Index>(most_tasks / plan.groups, 1));
   plan.slab_blocks = (plan.blocks + slabs - 1) / slabs;
-  if (plan.loops.are_rows) plan.slab_blocks = (plan.slab_blocks + 7) / 8 * 8;
+  if (plan.loops.are_rows) plan.slab_blocks = (plan.slab_blocks + 7) / 8 * 8;  // done by fours
   plan.slabs = (plan.blocks + plan.slab_blocks - 1) / plan.slab_blocks;
   return plan;
 }

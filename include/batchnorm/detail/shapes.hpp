@@ -73,7 +73,8 @@ struct Runs {
 
 inline constexpr Index most_columns = 2048;
 
-/// Numbers for the columns of a row, with room to read a vector from each of them.
+/// Numbers for the columns of a row, with room to read a vector from each of them. They lie on the
+/// stack, at most six at a time: up to 100 KiB.
 template <class A>
 struct ColumnArray {
   static constexpr Index room = a_line;
@@ -109,9 +110,12 @@ struct Rows {
   [[nodiscard]] Index width_of(Index b) const {
     return std::min(fold, outer - b * fold) * channels * inner;
   }
+  /// b, or the first row that is short.
   [[nodiscard]] Index whole(Index b) const { return std::min(b, outer / fold); }
+  /// Do all rows start alike in a line of the cache?
   [[nodiscard]] bool step_by_lines() const { return step * bytes % line_bytes == 0; }
 
+  /// What to call into the cache: some rows on, or a row's worth of prefetching.
   [[nodiscard]] Index ahead() const { return (prefetched / width + 4) * step; }
 
   /// How many values after its start, up to a line, dense rows of a part may be cut instead.
