@@ -407,6 +407,32 @@ TEST_CASE("the smallest eps and the smallest values give finite results", "[extr
   }
 }
 
+TEMPLATE_TEST_CASE("a parameter that is NaN makes its channel NaN, whatever its bits", "[extremes]",
+                   float, double, Eigen::half, Eigen::bfloat16) {
+  using Layer = BatchNorm1d<TestType>;
+  using Param = typename Layer::Param;
+  testing::Random random(4);
+  Column<TestType> column(40);
+  random.fill(column, 1, 2);
+  for (const unsigned char with_sign : {std::uint8_t{0x7f}, std::uint8_t{0xff}}) {
+    unsigned char
+        bytes[sizeof(Param)];  // all ones, which overflow where a lower half is rounded up
+    std::memset(bytes, 0xff, sizeof bytes);
+    bytes[sizeof bytes - 1] = with_sign;
+    Param nan;
+    std::memcpy(&nan, bytes, sizeof nan);
+    for (const bool in_gamma : {false, true}) {
+      in_both_orders<TestType>(column, [&](const auto& x) {
+        Layer layer(9);
+        (in_gamma ? layer.gamma() : layer.beta())[4] = nan;
+        const auto y = layer.forward(x);
+        for (Index i = 0; i < x.rows(); ++i) CHECK(class_of(y(i, 4)) == Class::nan);
+        for (Index i = 0; i < x.rows(); ++i) CHECK(class_of(y(i, 3)) == Class::finite);
+      });
+    }
+  }
+}
+
 TEMPLATE_TEST_CASE("a channel that is not finite keeps its running statistics, by default",
                    "[extremes]", float, double, Eigen::half, Eigen::bfloat16) {
   testing::Random random(3);

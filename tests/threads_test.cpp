@@ -3,6 +3,7 @@
 #define EIGEN_USE_THREADS
 
 #include <batchnorm/batchnorm.hpp>
+#include <future>
 #include <memory>
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <vector>
@@ -195,6 +196,29 @@ TEST_CASE("layers on threads of their own share a device", "[threads]") {
     CHECK(same_bits(result.y, expected.y));
     CHECK(same_bits(result.dx, expected.dx));
   }
+}
+
+TEST_CASE("a call waits for no thread of the pool that comes late, nor does the layer",
+          "[threads]") {
+  Eigen::Tensor<float, 4, Eigen::RowMajor> x(8, 16, 32, 32), alone, y(x.dimensions());
+  testing::Random random(11);
+  random.fill(x, 1, 2);
+  alone = BatchNorm2d<float>(16).forward(x);
+
+  std::promise<void> finished;
+  {
+    Eigen::ThreadPool pool(1);  // the calling thread works too
+    const Eigen::ThreadPoolDevice device(&pool, 2);
+    pool.Schedule([ready = finished.get_future().share()] { ready.wait(); });
+    BatchNorm2d<float> layer(16);
+    layer.set_device(&device);
+    for (int call = 0; call < 3; ++call) layer.forward(x, y);
+    CHECK(same_bits(y, alone));
+    layer = BatchNorm2d<float>(16);  // and with it go all tasks that the pool has not begun
+    y.setZero();
+    finished.set_value();
+  }  // the pool has ended all that it was sent
+  CHECK(y(0, 0, 0, 0) == 0);
 }
 
 TEST_CASE("copies share the device, and nullptr takes it away", "[threads]") {

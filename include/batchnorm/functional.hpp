@@ -82,19 +82,18 @@ class Scratch {
 /// range that a sum or product overflows only where the exact result does, and a factor must not
 /// lose bits. Sizes are compared as bits: NaN does not pass, under -ffast-math either.
 template <class A>
-[[nodiscard]] bool fits_as_offset(A v) {
+[[nodiscard]] Bits<A> fits_as_offset(A v) {
   constexpr A largest = std::is_same_v<A, double> ? A(0x1p960) : A(0x1p100);
   return magnitude_bits(v) <= magnitude_bits(largest);
 }
 template <class A>
-[[nodiscard]] bool fits_as_factor(A v) {
+[[nodiscard]] Bits<A> fits_as_inv_std(A v) {
   constexpr A smallest = std::is_same_v<A, double> ? A(0x1p-1000) : A(0x1p-120);
-  const bool is_zero = magnitude_bits(v) == 0;
-  return all_of(fits_as_offset(v), is_zero + (magnitude_bits(v) >= magnitude_bits(smallest)) > 0);
+  return fits_as_offset(v) & Bits<A>(magnitude_bits(v) >= magnitude_bits(smallest));
 }
 template <class A>
-[[nodiscard]] bool fits_as_inv_std(A v) {
-  return all_of(fits_as_factor(v), magnitude_bits(v) > 0);
+[[nodiscard]] Bits<A> fits_as_factor(A v) {
+  return fits_as_inv_std(v) | Bits<A>(magnitude_bits(v) == 0);
 }
 template <class A>
 [[nodiscard]] double rounding_of(double v) {
@@ -144,6 +143,16 @@ class Cut : protected Pass<T, Number>, protected Steps {
     const Part part = plan.part(g, 0);
     for (Index c = part.c0; c < part.c1; ++c) f(c);
   }
+  /// Calls f(c) for the channels of which `holds`, an integer, is 0. That is rare: a loop without
+  /// branches finds out whether there are any.
+  template <class Holds, class F>
+  static void for_channels_but(const Part& part, const Holds& holds, const F& f) {
+    auto all = holds(part.c0);
+    for (Index c = part.c0; c < part.c1; ++c) all &= holds(c);
+    for (Index c = part.c0; c < part.c1 && !all; ++c) {
+      if (!holds(c)) f(c);
+    }
+  }
   /// Adds up the sums of a group's slabs.
   void add_slabs(Index g) const {
     for (Index s = 1; s < plan.slabs; ++s) {
@@ -167,17 +176,13 @@ class Cut : protected Pass<T, Number>, protected Steps {
   /// should be a few instructions per channel.
   template <class Fits, class IsFinite>
   void sort_out(const Part& part, const Fits& fits, const IsFinite& is_finite_channel) const {
-    bool all = true;
-    for (Index c = part.c0; c < part.c1; ++c) all = all_of(all, fits(c));
     std::fill(&scratch.long_way[part.c0], &scratch.long_way[part.c0] + (part.c1 - part.c0), false);
-    if (all) return;
-    for (Index c = part.c0; c < part.c1; ++c) {
-      if (fits(c)) continue;
+    for_channels_but(part, fits, [&](Index c) {
       const bool finite = is_finite_channel(c);
       scratch.long_way[c] = finite;
       for (A* const k : factors) k[c] = 0;
       factors[scale][c] = finite ? A(1) : std::numeric_limits<A>::quiet_NaN();
-    }
+    });
   }
   template <class F>
   void for_long_way(const F& f) const {
@@ -251,10 +256,11 @@ class Forward final : Cut<T, double> {
       return Eigen::Map<Eigen::ArrayXd>(numbers + part.c0, part.c1 - part.c0);
     };
     of_group(by.inv_std) = (of_group(var) + eps_).sqrt().inverse();
-    for (Index c = part.c0; c < part.c1; ++c) {
-      const bool good = all_of(is_finite(d[c]), is_finite(dd[c]), var[c] * n >= 0.01 * dd[c]);
-      if (!good) measure_again(c);  // v0 lies far out, sums overflowed, or values are not finite
-    }
+    // Not so where v0 lies far out, sums overflowed, or values are not finite.
+    const auto is_good = [=](Index c) {
+      return is_finite(d[c]) & is_finite(dd[c]) & std::int64_t(var[c] * n >= 0.01 * dd[c]);
+    };
+    this->for_channels_but(part, is_good, [this](Index c) { measure_again(c); });
   }
   void measure_again(Index c) const {
     const double n = static_cast<double>(x.count());
@@ -284,9 +290,9 @@ class Forward final : Cut<T, double> {
       inv_std[c] = static_cast<A>(by.inv_std[c]);
     }
     const auto fits = [=](Index c) {
-      return all_of(fits_as_offset(m[c]), fits_as_factor(a[c]), fits_as_offset(b[c]),
-                    magnitude_bits(correction[c]) < magnitude_bits(A(1)),
-                    fits_as_inv_std(inv_std[c]));
+      return fits_as_offset(m[c]) & fits_as_factor(a[c]) & fits_as_offset(b[c]) &
+             Bits<A>(magnitude_bits(correction[c]) < magnitude_bits(A(1))) &
+             fits_as_inv_std(inv_std[c]);
     };
     this->sort_out(part, fits, [this](Index c) { return this->has_finite_statistics(c); });
   }
@@ -315,13 +321,13 @@ class Backward final : Cut<T, const double> {
   void run() {
     sweep(plan, this->workers, *this, Sweep::both);
     this->for_long_way([&](Index c, const exact::Statistics& statistics) {
-      exact::input_gradient(x, dy_, dx_, c, statistics, affine.gamma(c), mean_of(dbeta(c)),
-                            mean_of(dgamma(c)));
+      exact::input_gradient(x, dy_, dx_, c, statistics, affine.gamma(c), mean_of(dbeta()[c]),
+                            mean_of(dgamma()[c]));
     });
   }
 
-  [[nodiscard]] double dbeta(Index c) const { return Base::sums(0)[c]; }
-  [[nodiscard]] double dgamma(Index c) const { return Base::sums(1)[c]; }
+  [[nodiscard]] const double* dbeta() const { return Base::sums(0); }
+  [[nodiscard]] const double* dgamma() const { return Base::sums(1); }
 
  private:
   using Base = Cut<T, const double>;
@@ -332,11 +338,12 @@ class Backward final : Cut<T, const double> {
   /// dbeta = sum dy,  dgamma = sum dy * x_hat, the latter times `enlarged`, so that products of
   /// small numbers keep their digits. What the sums need lies where the map's factors will.
   void start(Index g) const override {
-    for_channels(g, [&](Index c) {
-      sum_factors()[0][c] = static_cast<A>(by.mean[c]);
-      sum_factors()[1][c] = static_cast<A>(rounding_of<A>(by.mean[c]));
-      sum_factors()[2][c] = static_cast<A>(by.inv_std[c] * enlarged);
-    });
+    const Part part = plan.part(g, 0);
+    A *const m = sum_factors()[0], *const k = sum_factors()[1];
+    for (Index c = part.c0; c < part.c1; ++c) {
+      m[c] = static_cast<A>(by.mean[c]);
+      k[c] = static_cast<A>(by.inv_std[c] * enlarged);
+    }
   }
   void sum(const Part& part) const override {
     const auto both = this->new_sums(part);
@@ -346,18 +353,23 @@ class Backward final : Cut<T, const double> {
   }
   void finish(Index g) const override {
     this->add_slabs(g);
-    for_channels(g, [&](Index c) {
-      const bool good =
-          all_of(fits_as_offset(sum_factors()[0][c]), fits_as_factor(sum_factors()[2][c]),
-                 is_finite(dbeta(c)), is_finite(dgamma(c)));
-      if (good) {
-        Base::sums(1)[c] *= 1 / enlarged;
-      } else if (this->has_finite_statistics(c)) {
-        const auto statistics = exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch);
-        const auto again = exact::gradient_sums(x, dy_, c, statistics);
-        Base::sums(0)[c] = again[0];
-        Base::sums(1)[c] = again[1];
-      }
+    const Part part = plan.part(g, 0);
+    const A *const m = sum_factors()[0], *const k = sum_factors()[1];
+    double *const of_dy = Base::sums(0), *const of_dy_x_hat = Base::sums(1);
+    for (Index c = part.c0; c < part.c1; ++c) {  // x_hat was by the rounded mean
+      const double too_much = rounding_of<A>(by.mean[c]) * by.inv_std[c];
+      of_dy_x_hat[c] = of_dy_x_hat[c] * (1 / enlarged) - of_dy[c] * too_much;
+    }
+    const auto is_good = [=](Index c) {
+      return fits_as_offset(m[c]) & fits_as_factor(k[c]) & is_finite(of_dy[c]) &
+             is_finite(of_dy_x_hat[c]);
+    };
+    this->for_channels_but(part, is_good, [&](Index c) {
+      if (!this->has_finite_statistics(c)) return;
+      const auto statistics = exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch);
+      const auto again = exact::gradient_sums(x, dy_, c, statistics);
+      of_dy[c] = again[0];
+      of_dy_x_hat[c] = again[1];
     });
   }
   [[nodiscard]] A* const* sum_factors() const { return factors; }
@@ -373,7 +385,7 @@ class Backward final : Cut<T, const double> {
     A *const m_dy = factors[mean_dy], *const a_x = factors[slope];
     A* const inv_std = factors[rounded_inv_std];
     for (Index c = part.c0; c < part.c1; ++c) {
-      const double mean_dy_c = mean_of(dbeta(c)), mean_dy_x_hat = mean_of(dgamma(c));
+      const double mean_dy_c = mean_of(dbeta()[c]), mean_dy_x_hat = mean_of(dgamma()[c]);
       const double scale_c = static_cast<double>(a[c]) * by.inv_std[c];
       const double slope_c = -scale_c * by.inv_std[c] * mean_dy_x_hat;
       const double shift_c =
@@ -386,12 +398,12 @@ class Backward final : Cut<T, const double> {
       inv_std[c] = static_cast<A>(by.inv_std[c]);
     }
     const auto fits = [=](Index c) {
-      return all_of(fits_as_offset(m[c]), fits_as_factor(a[c]), fits_as_offset(b[c]),
-                    fits_as_offset(m_dy[c]), fits_as_factor(a_x[c]), fits_as_inv_std(inv_std[c]));
+      return fits_as_offset(m[c]) & fits_as_factor(a[c]) & fits_as_offset(b[c]) &
+             fits_as_offset(m_dy[c]) & fits_as_factor(a_x[c]) & fits_as_inv_std(inv_std[c]);
     };
     this->sort_out(part, fits, [this](Index c) {
-      return this->has_finite_statistics(c) && is_finite(mean_of(dbeta(c))) &&
-             is_finite(mean_of(dgamma(c)));
+      return this->has_finite_statistics(c) && is_finite(mean_of(dbeta()[c])) &&
+             is_finite(mean_of(dgamma()[c]));
     });
     if (!by.of_batch) std::fill(m + part.c0, m + part.c1, A(0));  // dx = dy * scale
   }

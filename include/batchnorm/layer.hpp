@@ -222,7 +222,9 @@ class BatchNorm {
 
   /// The threads to use: those of an Eigen::ThreadPoolDevice, which must outlive the layer and its
   /// copies; nullptr, as at first: the calling thread. Results are bitwise the same with any
-  /// number. A layer called on one of the pool's own threads uses that thread alone.
+  /// number. A layer called on one of the pool's own threads uses that thread alone. As the calling
+  /// thread works too, n threads in all are best had by `ThreadPool pool(n - 1);
+  /// ThreadPoolDevice device(&pool, n);`.
   template <class Device>
   void set_device(const Device* device) {
     static_assert(detail::is_complete<Device>,
@@ -374,7 +376,8 @@ class BatchNorm {
     detail::Forward<Scalar> pass({x, affine(), by, workers_, scratch_}, y);
     if (!by.of_batch) {
       next_.mean = running_mean_.template cast<double>();
-      next_.inv_std = 1 / (running_var_.template cast<double>().array() + options_.eps).sqrt();
+      next_.inv_std = running_var_.template cast<double>();
+      next_.inv_std = (next_.inv_std.array() + options_.eps).sqrt().inverse();
       pass.normalize();
     } else if (options_.non_finite == NonFinite::reject) {
       pass.measure(options_.eps);
@@ -402,8 +405,9 @@ class BatchNorm {
     const double correction = unbiased ? n / (n - 1) : 1;
     if (are_all_ordinary()) {
       const double w = options_.momentum.weight_of_new();
-      const auto move = [&](Vector& running, const double* of_batch, double factor) {
-        for (Index c = 0; c < num_features_; ++c) {
+      const auto move = [&](Vector& statistics, const double* of_batch, double factor) {
+        Param* const running = statistics.data();
+        for (Index c = 0, channels = num_features_; c < channels; ++c) {
           running[c] = static_cast<Param>(moved(running[c], of_batch[c] * factor, w));
         }
       };
@@ -428,15 +432,21 @@ class BatchNorm {
   /// Do all channels move by the same weight, between numbers far from the ends of Param's range?
   /// Then they do so at once, without branches: there are layers of many channels and few values.
   [[nodiscard]] bool are_all_ordinary() const {
-    bool all = !options_.momentum.is_cumulative() && options_.momentum.weight_of_new() > 0 &&
-               next_.count > 1;
-    for (Index c = 0; c < num_features_; ++c) {
-      all = detail::all_of(all, detail::fits_as_offset(static_cast<Param>(next_.mean[c])),
-                           detail::fits_as_offset(static_cast<Param>(scratch_.var[c])),
-                           detail::fits_as_offset(running_mean_[c]),
-                           detail::fits_as_offset(running_var_[c]));
+    if (options_.momentum.is_cumulative() || options_.momentum.weight_of_new() == 0 ||
+        next_.count == 1) {
+      return false;
     }
-    return all;
+    detail::Bits<Param> all = 1;
+    const auto judge = [&](const double* of_batch, const Vector& running) {
+      const Param* const there = running.data();
+      for (Index c = 0, channels = num_features_; c < channels; ++c) {
+        all &= detail::fits_as_offset(static_cast<Param>(of_batch[c])) &
+               detail::fits_as_offset(there[c]);
+      }
+    };
+    judge(next_.mean.data(), running_mean_);
+    judge(scratch_.var.data(), running_var_);
+    return all != 0;
   }
 
   /// The weight of a new batch in a channel's running mean (which = 0) or variance (1).
@@ -468,12 +478,14 @@ class BatchNorm {
                                               saved.batch_statistics};
     detail::Backward<Scalar> pass({x, affine(), by, workers_, scratch_}, dy, dx);
     pass.run();
-    for (Index c = 0; c < grad_gamma_.size(); ++c) {
-      grad_gamma_[c] = detail::narrow<Param>(double{grad_gamma_[c]} + pass.dgamma(c));
-    }
-    for (Index c = 0; c < grad_beta_.size(); ++c) {
-      grad_beta_[c] = detail::narrow<Param>(double{grad_beta_[c]} + pass.dbeta(c));
-    }
+    const auto add = [](Vector& gradients, const double* of_call) {
+      Param* const sum = gradients.data();
+      for (Index c = 0, channels = gradients.size(); c < channels; ++c) {
+        sum[c] = detail::narrow<Param>(static_cast<double>(sum[c]) + of_call[c]);
+      }
+    };
+    add(grad_gamma_, pass.dgamma());
+    add(grad_beta_, pass.dbeta());
   }
 
   [[nodiscard]] detail::Affine<Param> affine() const {

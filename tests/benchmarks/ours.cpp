@@ -12,7 +12,7 @@ namespace {
 
 const Eigen::ThreadPoolDevice* device(int threads) {
   struct Pool {
-    explicit Pool(int n) : pool(n), device(&pool, n) {}
+    explicit Pool(int n) : pool(n - 1), device(&pool, n) {}  // the caller works too
     Eigen::ThreadPool pool;
     Eigen::ThreadPoolDevice device;
   };

@@ -12,8 +12,8 @@
 
 #include "batchnorm/detail/shapes.hpp"
 
-// The loops over values, in kernels/. They are compiled for the instructions that the program is compiled for and, where these lack AVX2, once
-// more for AVX2, to be chosen when it runs.
+// The loops over values, in kernels/. They are compiled for the instructions that the program is
+// compiled for and, where these lack AVX2, once more for AVX2, to be chosen when it runs.
 namespace batchnorm::detail::plain {
 #if defined(__AVX512F__)
 inline constexpr int vector_bytes = 64;

@@ -29,7 +29,7 @@ struct Plan {
 template <class T>
 [[nodiscard]] Plan plan_for(Operands<T>& v, bool sums) {
   constexpr Index in_cache = 768 * 1024;  // values to read twice from the caches
-  constexpr Index slab = 64 * 1024;       // values worth a task
+  constexpr Index slab = 32 * 1024;       // values worth a task
   constexpr Index most_tasks = 64;
   constexpr Index most_inner = 224, columns = 512;  // rows: at most and at least, if it can be
   constexpr Index bytes_in_caches = 24 << 20;
@@ -45,6 +45,7 @@ template <class T>
     turn(v.in[0]), turn(v.in[1]), turn(v.out);
   }
   const Index n = x.count();
+  const Index tasks = std::clamp<Index>(x.size() / slab, 1, most_tasks);
   Plan plan{};
   plan.values = x.size();
   plan.channels = x.channels;
@@ -66,9 +67,9 @@ template <class T>
     }
     plan.blocks = (x.outer + plan.loops.fold - 1) / plan.loops.fold;
   } else {
-    plan.group_channels =
-        sums ? std::clamp<Index>(in_cache / n, 1, (x.channels + 15) / 16) : x.channels;
     plan.blocks = Runs::blocks(x);
+    plan.group_channels = sums ? std::clamp<Index>(in_cache / n, 1, (x.channels + 15) / 16)
+                               : std::clamp<Index>(x.channels * plan.blocks / tasks, 1, x.channels);
   }
   plan.groups = (x.channels + plan.group_channels - 1) / plan.group_channels;
   const Index slabs = std::clamp<Index>(n * plan.group_channels / slab, 1,
@@ -98,7 +99,7 @@ enum class Sweep { sums, maps, both };
 /// there are groups enough, a thread takes one after the other, so that what was summed is mapped
 /// from the cache, last things first.
 inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, Sweep what) {
-  constexpr Index worth_waking = 640 * 1024;  // values; below, waking costs more than it saves
+  constexpr Index worth_waking = 64 * 1024;  // values; below, waking costs more than it saves
   const bool sums = what != Sweep::maps, maps = what != Sweep::sums;
   const int threads = plan.values >= worth_waking ? workers.count() : 1;
   if (threads == 1 || plan.slabs == 1 || plan.groups >= 4 * threads) {
@@ -124,7 +125,9 @@ inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, 
   }
   if (maps) {
     for (Index g = 0; g < plan.groups; ++g) steps.prepare(g);
-    workers.run(threads, tasks, [&](Index t) { steps.map(part(tasks - 1 - t)); });
+    const bool backwards = plan.loops.past_caches;
+    workers.run(
+        threads, tasks, [&](Index t) { steps.map(part(t)); }, backwards);
   }
 }
 

@@ -23,43 +23,32 @@ inline constexpr bool is_supported_scalar =
     std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double> ||
     std::is_same_v<Scalar, Eigen::half> || std::is_same_v<Scalar, Eigen::bfloat16>;
 
-/// Neither infinite nor NaN, read off the bits: -ffast-math folds std::isfinite to true.
-[[nodiscard]] inline bool is_finite(double v) {
-  std::uint64_t bits;
-  std::memcpy(&bits, &v, sizeof bits);
-  return (~bits & 0x7ff0000000000000u) != 0;
-}
-
-/// The bits of |v|, whose order as integers is that of the values, with NaN above infinity.
+/// An integer as wide as A. Conditions as such, joined by & and |, let compilers vectorize loops.
 template <class A>
-[[nodiscard]] auto magnitude_bits(A v) {
-  std::conditional_t<sizeof(A) == 4, std::uint32_t, std::uint64_t> bits;
+using Bits = std::conditional_t<sizeof(A) == 4, std::int32_t, std::int64_t>;
+
+/// The bits of |v|, whose order as integers is that of the values, with NaN above infinity. They
+/// tell what -ffast-math folds away: it takes every value to be finite.
+template <class A>
+[[nodiscard]] Bits<A> magnitude_bits(A v) {
+  Bits<A> bits;
   std::memcpy(&bits, &v, sizeof bits);
-  return bits << 1 >> 1;
+  return bits & std::numeric_limits<Bits<A>>::max();
 }
 
-[[nodiscard]] inline bool is_nan(double v) {
-  std::uint64_t bits;
-  std::memcpy(&bits, &v, sizeof bits);
-  return (bits & 0x7fffffffffffffffu) > 0x7ff0000000000000u;
-}
-
-/// Without branches, unlike &&: for loops over channels that compilers are to vectorize.
-template <class... Bool>
-[[nodiscard]] constexpr bool all_of(Bool... conditions) {
-  return (static_cast<int>(conditions) & ...) != 0;
-}
+inline constexpr std::int64_t infinity_bits = 0x7ff0000000000000;
+/// Neither infinite nor NaN.
+[[nodiscard]] inline std::int64_t is_finite(double v) { return magnitude_bits(v) < infinity_bits; }
+[[nodiscard]] inline bool is_nan(double v) { return magnitude_bits(v) > infinity_bits; }
 
 /// v rounded to A; what lies beyond A's range becomes infinite.
 template <class A>
 [[nodiscard]] A narrow(double v) {
-  if constexpr (!std::is_same_v<A, double>) {
-    constexpr double largest = static_cast<double>(std::numeric_limits<A>::max());
-    if (is_finite(v) && (v > largest || v < -largest)) {
-      return v > 0 ? std::numeric_limits<A>::infinity() : -std::numeric_limits<A>::infinity();
-    }
-  }
-  return static_cast<A>(v);
+  constexpr double largest = static_cast<double>(std::numeric_limits<A>::max());
+  constexpr A infinity = std::numeric_limits<A>::infinity();
+  const bool is_beyond = std::abs(v) > largest;
+  const A within = static_cast<A>(is_beyond ? 0 : v);
+  return is_beyond ? (v > 0 ? infinity : -infinity) : within;
 }
 
 /// An Index that becomes 0 when it is moved from, so that what is left of an object can be told.

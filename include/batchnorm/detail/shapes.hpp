@@ -27,7 +27,13 @@ struct Operands {
 struct Loops {
   bool are_rows;     // else runs
   Index fold;        // rows of the tensor in a row of the loops
-  bool past_caches;  // results are too many to stay there
+  bool past_caches;  // the tensors are too large to stay there
+
+  /// The `step`-th of [begin, end) to be mapped: where the caches cannot hold it all, what was summed
+  /// last comes first, as it is still there.
+  [[nodiscard]] Index in_map_order(Index begin, Index end, Index step) const {
+    return past_caches ? end - 1 - step : begin + step;
+  }
 };
 
 /// Where rows start in some views. By value, so that compilers may keep them in registers.
@@ -71,10 +77,10 @@ struct Runs {
   Index pieces, piece, inner;
 };
 
-inline constexpr Index most_columns = 2048;
+inline constexpr Index most_columns = 1024;
 
 /// Numbers for the columns of a row, with room to read a vector from each of them. They lie on the
-/// stack, at most six at a time: up to 100 KiB.
+/// stack, at most six at a time: up to 50 KiB.
 template <class A>
 struct ColumnArray {
   static constexpr Index room = a_line;
@@ -95,13 +101,13 @@ struct Rows {
         width(rows * channels * inner),
         bytes(static_cast<Index>(sizeof(T))) {}
 
-  /// Where rows b, b + 1, ... start; of fewer than `rows`, the last one several times.
+  /// Where rows b, b + 1, ... start.
   template <int rows, int views, class T>
-  [[nodiscard]] Starts<T, rows, views> starts(const View<T>* v, Index b, Index count = rows) const {
+  [[nodiscard]] Starts<T, rows, views> starts(const View<T>* v, Index b) const {
     Starts<T, rows, views> starts;
     for (Index u = 0; u < rows; ++u) {
       for (Index j = 0; j < views; ++j) {
-        starts.at[u][j] = v[j].at((b + std::min(u, count - 1)) * fold, c0, 0);
+        starts.at[u][j] = v[j].at((b + u) * fold, c0, 0);
       }
     }
     return starts;
