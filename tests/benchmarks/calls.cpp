@@ -18,7 +18,12 @@ using Tensor = Eigen::Tensor<float, 4, Eigen::RowMajor>;
 /// A layer on (n, c, h, h), by so many threads.
 struct Fixture {
   Fixture(Eigen::Index n, Eigen::Index c, Eigen::Index h, int threads)
-      : pool(std::max(threads - 1, 1)), device(&pool, threads), layer(c), x(n, c, h, h), dy(n, c, h, h), y(x) {
+      : pool(std::max(threads - 1, 1)),
+        device(&pool, threads),
+        layer(c),
+        x(n, c, h, h),
+        dy(n, c, h, h),
+        y(x) {
     x.setRandom();
     dy.setRandom();
     y.setZero();

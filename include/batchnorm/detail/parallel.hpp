@@ -42,9 +42,8 @@ class Crew {
   /// Calls call(body, t) for each task t in [0, tasks), on up to `threads` threads, and returns when
   /// all are done. Each starts with a share of its own, from call to call the same one, which its
   /// caches may still hold, and then takes from the others'.
-  void run(void (*call)(const void*, Index), const void* body, Index tasks, Index threads,
-           bool backwards) {
-    call_ = call, body_ = body, tasks_ = tasks, threads_ = threads, backwards_ = backwards;
+  void run(void (*call)(const void*, Index), const void* body, Index tasks, Index threads) {
+    call_ = call, body_ = body, tasks_ = tasks, threads_ = threads;
     for (Share& share : shares_) share.taken.store(0, std::memory_order_relaxed);
     inside_.store(0, std::memory_order_release);
     for (Index h = under_way_; h < threads - 1; ++h) {
@@ -86,7 +85,7 @@ class Crew {
       const Index begin = s * tasks_ / threads_, end = (s + 1) * tasks_ / threads_;
       std::atomic<Index>& taken = shares_[static_cast<std::size_t>(s)].taken;
       for (Index n; (n = taken.fetch_add(1, std::memory_order_relaxed)) < end - begin;) {
-        call_(body_, backwards_ ? end - 1 - n : begin + n);
+        call_(body_, begin + n);
       }
     }
   }
@@ -97,7 +96,6 @@ class Crew {
   void (*call_)(const void*, Index) = nullptr;
   const void* body_ = nullptr;
   Index tasks_ = 0, threads_ = 0;
-  bool backwards_ = false;
   std::atomic<int> inside_{closed};  // helpers at work, while the door is open
   std::atomic<Index> under_way_{0};  // helpers that have not come yet
   std::atomic<Index> owners_{1};     // whose crew it is, and helpers until they leave
@@ -133,17 +131,17 @@ class Workers {
     return crew_->pool().threads;
   }
 
-  /// Calls body(t) for each task t in [0, tasks), on up to `threads` threads at once, in order or
-  /// backwards, and returns when all are done. Bodies must not throw. Which thread gets which task
+  /// Calls body(t) for each task t in [0, tasks), on up to `threads` threads at once, and returns
+  /// when all are done. Bodies must not throw. Which thread gets which task
   /// is left to chance, so its result must not depend on it.
   template <class Body>
-  void run(int threads, Index tasks, const Body& body, bool backwards = false) const {
+  void run(int threads, Index tasks, const Body& body) const {
     if (threads == 1 || tasks == 1) {
-      for (Index t = 0; t < tasks; ++t) body(backwards ? tasks - 1 - t : t);
+      for (Index t = 0; t < tasks; ++t) body(t);
       return;
     }
     const auto call = [](const void* b, Index t) { (*static_cast<const Body*>(b))(t); };
-    crew_->run(call, &body, tasks, std::min<Index>(threads, tasks), backwards);
+    crew_->run(call, &body, tasks, std::min<Index>(threads, tasks));
   }
 
  private:

@@ -97,7 +97,7 @@ enum class Sweep { sums, maps, both };
 
 /// Runs a pass's steps over all channels: start, sum and finish; prepare and map; or both. Where
 /// there are groups enough, a thread takes one after the other, so that what was summed is mapped
-/// from the cache, last things first.
+/// from the cache.
 inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, Sweep what) {
   constexpr Index worth_waking = 64 * 1024;  // values; below, waking costs more than it saves
   const bool sums = what != Sweep::maps, maps = what != Sweep::sums;
@@ -111,7 +111,7 @@ inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, 
       }
       if (maps) {
         steps.prepare(g);
-        for (Index s = plan.slabs; s-- > 0;) steps.map(plan.part(g, s));
+        for (Index s = 0; s < plan.slabs; ++s) steps.map(plan.part(g, s));
       }
     });
     return;
@@ -125,9 +125,7 @@ inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, 
   }
   if (maps) {
     for (Index g = 0; g < plan.groups; ++g) steps.prepare(g);
-    const bool backwards = plan.loops.past_caches;
-    workers.run(
-        threads, tasks, [&](Index t) { steps.map(part(t)); }, backwards);
+    workers.run(threads, tasks, [&](Index t) { steps.map(part(t)); });
   }
 }
 

@@ -28,12 +28,6 @@ struct Loops {
   bool are_rows;     // else runs
   Index fold;        // rows of the tensor in a row of the loops
   bool past_caches;  // the tensors are too large to stay there
-
-  /// The `step`-th of [begin, end) to be mapped: where the caches cannot hold it all, what was summed
-  /// last comes first, as it is still there.
-  [[nodiscard]] Index in_map_order(Index begin, Index end, Index step) const {
-    return past_caches ? end - 1 - step : begin + step;
-  }
 };
 
 /// Where rows start in some views. By value, so that compilers may keep them in registers.
