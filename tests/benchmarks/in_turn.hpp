@@ -52,9 +52,9 @@ inline std::vector<std::vector<double>> in_turn(
       }
       const int calls = std::max(1, static_cast<int>(turns.seconds / estimates[i]));
       std::this_thread::sleep_for(turns.pause);
-      // Not counted: it fills the caches with this contender's data and wakes its threads. Calls
-      // of many milliseconds do so themselves.
-      if (calls > 1) contenders[i]();
+      // Not counted: it fills the caches with this contender's data, and gives its threads time to
+      // wake and to find a core each. Calls of many milliseconds do so themselves.
+      if (calls > 1) seconds_of(turns.pause.count() > 0 ? 2 * calls : 1, contenders[i]);
       times[i].push_back(seconds_of(calls, contenders[i]) / calls);
     }
   }

@@ -32,6 +32,7 @@ template <class T>
   constexpr Index slab = 32 * 1024;       // values worth a task
   constexpr Index most_tasks = 64;
   constexpr Index most_inner = 224, columns = 512;  // rows: at most and at least, if it can be
+  constexpr Index columns_in_cache = 1024;          // whose numbers stay in the first-level cache
   constexpr Index bytes_in_caches = 24 << 20;
 
   const View<const T>& x = v.in[0];
@@ -55,7 +56,9 @@ template <class T>
   plan.loops.are_rows = (x.inner == 1 || (x.inner <= most_inner && x.outer > 1)) &&
                         all([](const auto& u) { return u.channel_stride == u.inner; });
   if (plan.loops.are_rows) {
-    plan.group_channels = std::min(x.channels, most_columns / x.inner);
+    // Where values come from memory, long rows count for more.
+    const Index most = plan.loops.past_caches ? most_columns : columns_in_cache;
+    plan.group_channels = std::min(x.channels, most / x.inner);
     const Index of_lines = a_line / std::gcd(x.inner, a_line);  // channels that fill cache lines
     if (plan.group_channels > of_lines && plan.group_channels < x.channels) {
       plan.group_channels -= plan.group_channels % of_lines;
@@ -99,7 +102,7 @@ enum class Sweep { sums, maps, both };
 /// there are groups enough, a thread takes one after the other, so that what was summed is mapped
 /// from the cache.
 inline void sweep(const Plan& plan, const Workers& workers, const Steps& steps, Sweep what) {
-  constexpr Index worth_waking = 64 * 1024;  // values; below, waking costs more than it saves
+  constexpr Index worth_waking = 320 * 1024;  // values; below, waking may cost more than it saves
   const bool sums = what != Sweep::maps, maps = what != Sweep::sums;
   const int threads = plan.values >= worth_waking ? workers.count() : 1;
   if (threads == 1 || plan.slabs == 1 || plan.groups >= 4 * threads) {

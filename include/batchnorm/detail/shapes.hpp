@@ -71,13 +71,13 @@ struct Runs {
   Index pieces, piece, inner;
 };
 
-inline constexpr Index most_columns = 1024;
+inline constexpr Index most_columns = 2048;
 
 /// Numbers for the columns of a row, with room to read a vector from each of them. They lie on the
-/// stack, at most six at a time: up to 50 KiB.
+/// stack, at most six at a time: up to 100 KiB.
 template <class A>
 struct ColumnArray {
-  static constexpr Index room = a_line;
+  static constexpr Index room = line_bytes / 2;  // a line of the smallest values
   alignas(line_bytes) A data[most_columns + room];
 };
 
@@ -121,9 +121,8 @@ struct Rows {
   /// How many values after its start, up to a line, dense rows of a part may be cut instead.
   template <class T>
   [[nodiscard]] Index shift_to_line(const View<T>& v, const Part& part) const {
-    const bool are_dense = step == width && width % a_line == 0;
     const Index shift = values_to_next_line(v.at(part.b0 * fold, c0, 0));
-    return are_dense && shift < a_line && shift < width_of(part.b1 - 1) ? shift : 0;
+    return step == width && step_by_lines() && shift < width_of(part.b1 - 1) ? shift : 0;
   }
   /// A number for each channel as one for each column; `around`: and as many of the first again as
   /// there is room.
@@ -136,7 +135,7 @@ struct Rows {
     for (Index c = c0; c < c0 + channels && inner > 1; ++c) {
       to = std::fill_n(to, inner, of_channels[c]);
     }
-    if (around) std::copy_n(of_columns.data, a_line, to);
+    if (around) std::copy_n(of_columns.data, std::min(width, of_columns.room), to);
     return of_columns.data;
   }
   /// Where columns are summed: in place, or apart from 0, to be collected.
