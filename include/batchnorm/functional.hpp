@@ -99,7 +99,7 @@ template <class A>
 template <class A, class... Number>
 [[nodiscard]] A as_factor(double product, Number... numbers) {
   const A factor = static_cast<A>(product);
-  const bool vanished = all_of(magnitude_bits(factor) == 0, (magnitude_bits(numbers) != 0)...);
+  const int vanished = (int{magnitude_bits(numbers) != 0} & ... & int{magnitude_bits(factor) == 0});
   return vanished ? std::numeric_limits<A>::max() : factor;
 }
 template <class A>
