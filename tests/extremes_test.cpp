@@ -193,6 +193,29 @@ TEST_CASE("double values up to the largest give finite and right results", "[ext
   }
 }
 
+TEMPLATE_TEST_CASE("gradients of large values are those of small ones, times a power of two",
+                   "[extremes]", float, double) {
+  // dx falls as x grows; on the way there factors fall as its square, and must not vanish.
+  constexpr int most = std::is_same_v<TestType, double> ? 1000 : 120;
+  Column<TestType> x(4), dy(4);
+  x << 1, -1, 2, -2;
+  dy << 1, -1, 2, -2.5f;
+  // mean 0, variance 2.5, dbeta -0.5, dgamma * sqrt(2.5) = 11:
+  // dx * sqrt(2.5) = dy + 0.125 - x * 11 / 10
+  const TestType expected[] = {0.025f, 0.225f, -0.075f, -0.175f};
+  for (int power = 20; power <= most; power += 20) {
+    BatchNorm1d<TestType> layer(1);
+    const Column<TestType> large = x * std::ldexp(TestType(1), power);
+    static_cast<void>(layer.forward(large));
+    const Column<TestType> dx = layer.backward(large, dy);
+    INFO("x times two to the " << power);
+    for (Index i = 0; i < 4; ++i) {
+      const double scaled = std::ldexp(static_cast<double>(dx[i]), power) * std::sqrt(2.5);
+      CHECK(scaled == Approx(static_cast<double>(expected[i])).margin(5e-6));  // roundings of 2
+    }
+  }
+}
+
 TEST_CASE("half and bfloat16 values up to the largest give finite results", "[extremes]") {
   const auto check = [](auto largest) {
     using Scalar = decltype(largest);

@@ -95,6 +95,13 @@ template <class A>
 [[nodiscard]] Bits<A> fits_as_factor(A v) {
   return fits_as_inv_std(v) | Bits<A>(magnitude_bits(v) == 0);
 }
+/// A product of numbers as a factor. One that vanished, though none of them is 0, is not to fit.
+template <class A, class... Number>
+[[nodiscard]] A as_factor(double product, Number... numbers) {
+  const A factor = static_cast<A>(product);
+  const int vanished = (int{magnitude_bits(numbers) != 0} & ... & int{magnitude_bits(factor) == 0});
+  return vanished ? std::numeric_limits<A>::max() : factor;
+}
 template <class A>
 [[nodiscard]] double rounding_of(double v) {
   return v - static_cast<double>(static_cast<A>(v));
@@ -391,10 +398,10 @@ class Backward final : Cut<T, const double> {
       const double shift_c =
           -rounding_of<A>(mean_dy_c) * scale_c - rounding_of<A>(by.mean[c]) * slope_c;
       m[c] = static_cast<A>(by.mean[c]);
-      a[c] = static_cast<A>(scale_c);
+      a_x[c] = as_factor<A>(slope_c, a[c], by.inv_std[c], mean_dy_x_hat);
+      a[c] = as_factor<A>(scale_c, a[c], by.inv_std[c]);
       b[c] = static_cast<A>(shift_c);
       m_dy[c] = static_cast<A>(mean_dy_c);
-      a_x[c] = static_cast<A>(slope_c);
       inv_std[c] = static_cast<A>(by.inv_std[c]);
     }
     const auto fits = [=](Index c) {
@@ -402,6 +409,7 @@ class Backward final : Cut<T, const double> {
              fits_as_offset(m_dy[c]) & fits_as_factor(a_x[c]) & fits_as_inv_std(inv_std[c]);
     };
     this->sort_out(part, fits, [this](Index c) {
+      if (!by.of_batch) return is_finite(by.inv_std[c]) != 0;  // dx has no mean in it
       return this->has_finite_statistics(c) && is_finite(mean_of(dbeta()[c])) &&
              is_finite(mean_of(dgamma()[c]));
     });

@@ -209,7 +209,7 @@ class BatchNorm {
     running_mean_.setZero();
     running_var_.setOnes();
     num_batches_tracked_ = 0;
-    skipped_.setZero(running_mean_.size(), 2);
+    skipped_.setZero(options_.track_running_stats ? num_features() : 0, 2);
   }
 
   [[nodiscard]] Index num_features() const { return num_features_; }
