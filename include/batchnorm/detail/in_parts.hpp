@@ -47,6 +47,12 @@ class InParts {
     return !layer_->is_training() && layer_->options().track_running_stats;
   }
 
+  /// Writes a TensorRef by way of a plain tensor.
+  template <class Ref, class Write>
+  static void by_way_of_plain(Ref& ref, const Write& write) {
+    Layer::by_way_of_plain(ref, write);
+  }
+
   // Arguments. -----------------------------------------------------------------------------------
 
   /// Checks x and y as the layer does and calls f(view of x, view of y, shape).
