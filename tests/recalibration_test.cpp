@@ -200,8 +200,17 @@ TEST_CASE("a recalibration that fails leaves the running statistics as they were
     CHECK(other.is_training());
   };
   testing::check_throws<std::logic_error>(
-      {"[Recalibration::run]", "every layer once", "layer 1", "batch 0"},
+      {"[Recalibration::run]", "every layer's own forward once", "layer 1", "batch 0"},
       [&] { recalibration.run(batches, through(bn)); });
+  check();
+  testing::check_throws<std::logic_error>({"every layer's own forward once", "layer 0"}, [&] {
+    recalibration.run(batches, [&](const MatrixXd& x) {
+      batchnorm::MicroBatches steps(bn);  // of which the layer keeps no moments
+      steps.measure(x);
+      static_cast<void>(steps.forward(x));
+      static_cast<void>(other.forward(x));
+    });
+  });
   check();
   int calls = 0;
   testing::check_throws<std::runtime_error>({"out of data"}, [&] {

@@ -437,6 +437,16 @@ TEST_CASE("synchronized layers name what is missing", "[sync]") {
                                static_cast<void>(sync.backward(x, x));
                              }),
                    {"[SyncBatchNorm1d::backward] expected a forward before backward"});
+  Replicas(1).run([&](Communicator& world) {
+    BatchNorm1d<double> bn(2);
+    static_cast<void>(bn.forward(x));
+    SyncBatchNorm sync(bn, world);
+    static_cast<void>(sync.forward(x));
+    for (const batchnorm::Saved& saved : {bn.saved(), sync.saved()}) {
+      check_throws<std::logic_error>({"expected a forward before backward"},
+                                     [&] { static_cast<void>(bn.backward(saved, x, x)); });
+    }
+  });
   check_throws<std::invalid_argument>({"at least 1 rank, got 0"}, [] { Replicas(0); });
   Replicas two(2);
   check_throws<std::invalid_argument>({"a rank below 2, got 2"},

@@ -134,7 +134,7 @@ class SyncBatchNorm {
   SyncBatchNorm(Layer& layer, Communicator& world) : parts_(layer), world_(&world) {}
 
   [[nodiscard]] Layer& layer() const { return parts_.layer(); }
-  /// What the last forward normalized with: of the batch over all ranks, but for the shape.
+  /// What the last forward normalized with: of the batch over all ranks.
   [[nodiscard]] const Saved& saved() const { return saved_; }
 
   /// y apart from x.
@@ -227,14 +227,12 @@ class SyncBatchNorm {
                         of_rank.segment(1, channels), of_rank.tail(channels)});
       }
     }
-    void settle() override {
-      by_ = parts().settle(moments_, in("forward"));
-      by_.shape = shape_;
-    }
+    void settle() override { by_ = parts().settle(moments_, in("forward")); }
     void finish() override {
       parts().normalize(by_, in_x_, out_y_);
       if (by_.batch_statistics) parts().track(moments_);
       sync_.saved_ = by_;
+      sync_.shape_ = shape_;
     }
 
    private:
@@ -269,7 +267,7 @@ class SyncBatchNorm {
       parts().on_views(
           where, x_, dy_, dx_,
           [&](const In& x, const In& dy, const Out& dx, const detail::Shape& shape) {
-            const detail::Shape& expected = sync_.saved_.shape;
+            const detail::Shape& expected = sync_.shape_;
             if (expected.rank == 0) {
               where.misuse("expected a forward before backward, got none: call forward(x) first");
             }
@@ -312,7 +310,8 @@ class SyncBatchNorm {
 
   detail::InParts<Scalar, spatial> parts_;
   Communicator* world_;
-  Saved saved_;
+  Saved saved_;          // of the last forward
+  detail::Shape shape_;  // of its x, this rank's shard
 };
 
 /// Forwards of several layers that do not wait for one another, such as those of parallel branches,

@@ -171,7 +171,10 @@ class InParts {
     layer_->update_running_stats();
   }
 
+  /// Writes y. The layer itself has nothing to differentiate then: its own backward is refused.
   void normalize(const Saved& by, const In& x, const Out& y) const {
+    layer_->saved_.shape = {};
+    layer_->saved_.count = 0;
     if (x.size() == 0) return;
     layer_->next_.mean = by.mean;
     layer_->next_.inv_std = by.inv_std;

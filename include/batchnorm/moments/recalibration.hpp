@@ -59,8 +59,9 @@ class Recalibration {
       forward(batch);
       for (std::size_t i = 0; i < layers_.size(); ++i) {
         if (layers_[i]->collect()) continue;
-        in("run").misuse("expected each batch to pass every layer once, in training mode; layer " +
-                         std::to_string(i) + " did not do so in batch " + std::to_string(done));
+        in("run").misuse(
+            "expected each batch to pass every layer's own forward once, in training mode; layer " +
+            std::to_string(i) + " did not do so in batch " + std::to_string(done));
       }
       report(Progress{++done, total});
     }
@@ -97,7 +98,7 @@ class Recalibration {
     }
     bool collect() override {
       const auto before = running_.num_batches_tracked + batches_;
-      if (layer_.num_batches_tracked() != before + 1) return false;
+      if (layer_.num_batches_tracked() != before + 1 || layer_.saved().count == 0) return false;
       ++batches_;
       const bool skip = layer_.options().non_finite == NonFinite::skip_update;
       const Moments batch = parts_.last_moments();
