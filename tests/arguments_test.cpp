@@ -287,6 +287,13 @@ TEST_CASE("expressions of matrices are evaluated, in x's order", "[arguments]") 
   check_buffers(2 * half, 2 * half_dy, Rows(N, C), [](Rows& m) -> Rows& { return m; });
 }
 
+TEST_CASE("a segment of a vector is a batch of one channel too", "[arguments]") {
+  const Eigen::Vector4d x(7, 1, 3, 9);
+  BatchNorm1d<double> bn(1);
+  const Eigen::VectorXd y = bn.forward(x.segment(1, 2));
+  CHECK(y.isApprox(Eigen::Vector2d(-1, 1) / std::sqrt(1 + 1e-5)));
+}
+
 TEST_CASE("a vector is a batch of one channel, a row a batch of one sample", "[arguments]") {
   // 1, 2, 3, 6: mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5
   const double s = 1 / std::sqrt(3.5 + 1e-5);

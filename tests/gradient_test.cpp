@@ -3,18 +3,19 @@
 // with dy = 1 the dx of training is 0, and hides errors.
 
 #include <algorithm>
-#include <cmath>
-#include <functional>
 
 #include "support/any_layer.hpp"
 #include "support/catch.hpp"
+#include "support/derivative.hpp"
 
 using batchnorm::ChannelAxis;
 using batchnorm::Options;
 using batchnorm::SingleValue;
 using testing::at;
+using testing::derivative;
 using testing::Index;
 using testing::Kind;
+using testing::near;
 using testing::State;
 using testing::Values;
 
@@ -52,21 +53,6 @@ std::vector<Setting> settings(ChannelAxis axis) {
                               {"one value by running statistics", use_running, true, 1, true}};
   for (Setting& one : all) one.options.channel_axis = axis;
   return all;
-}
-
-/// The derivative of f at v, which it is left with. The error is about step^2 = 1e-10 by the third
-/// derivative, and 1e-14 / step = 1e-9 by rounding, for sums of some hundred terms of size 1.
-double derivative(double& v, const std::function<double()>& f) {
-  const double step = 1e-5, here = v;
-  v = here + step;
-  const double above = f();
-  v = here - step;
-  const double below = f();
-  v = here;
-  return (above - below) / (2 * step);
-}
-bool near(double got, double expected) {
-  return std::abs(got - expected) <= 1e-7 * std::max(1.0, std::abs(expected));
 }
 
 void check_gradients(const Kind& kind, const Setting& setting) {

@@ -24,6 +24,7 @@ have_package() {
     libeigen3-dev) have_header eigen3/Eigen/Core Eigen/Core && return ;;
     catch2) have_header catch2/catch_all.hpp catch2/catch.hpp && return ;;
     zlib1g-dev) have_header zlib.h && return ;;
+    libopenmpi-dev) have_command mpicxx && have_command mpirun && return ;;
     libcxxopts-dev) have_header cxxopts.hpp && return ;;
     libbenchmark-dev) have_header benchmark/benchmark.h && return ;;
     libdnnl-dev) have_header oneapi/dnnl/dnnl.hpp && return ;;

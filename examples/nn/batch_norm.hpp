@@ -20,6 +20,16 @@ class BatchNorm final : public Layer<Scalar> {
 
   [[nodiscard]] Norm& norm() { return norm_; }
 
+  /// The first Rank axes of t; the others have length 1.
+  template <class Value>
+  static auto view(Value* data, const Tensor<Scalar>& t) {
+    using Plain = Eigen::Tensor<Scalar, Rank, Eigen::RowMajor>;
+    using Mapped = std::conditional_t<std::is_const_v<Value>, const Plain, Plain>;
+    Eigen::DSizes<Index, Rank> sizes;
+    std::copy_n(t.dimensions().begin(), Rank, sizes.begin());
+    return Eigen::TensorMap<Mapped>(data, sizes);
+  }
+
   [[nodiscard]] Shape output_shape(const Shape& x) const override { return x; }
 
   void forward(const Tensor<Scalar>& x, Tensor<Scalar>& y) override {
@@ -52,16 +62,6 @@ class BatchNorm final : public Layer<Scalar> {
   }
 
  private:
-  /// The first Rank axes of t; the others have length 1.
-  template <class Value>
-  static auto view(Value* data, const Tensor<Scalar>& t) {
-    using Plain = Eigen::Tensor<Scalar, Rank, Eigen::RowMajor>;
-    using Mapped = std::conditional_t<std::is_const_v<Value>, const Plain, Plain>;
-    Eigen::DSizes<Index, Rank> sizes;
-    std::copy_n(t.dimensions().begin(), Rank, sizes.begin());
-    return Eigen::TensorMap<Mapped>(data, sizes);
-  }
-
   Norm norm_;
 };
 

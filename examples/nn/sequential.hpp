@@ -26,6 +26,11 @@ class Sequential {
   [[nodiscard]] std::size_t size() const { return layers_.size(); }
   [[nodiscard]] Layer<Scalar>& layer(std::size_t i) { return *layers_[i]; }
 
+  /// Puts another layer in place i and returns the one that was there.
+  std::unique_ptr<Layer<Scalar>> exchange(std::size_t i, std::unique_ptr<Layer<Scalar>> layer) {
+    return std::exchange(layers_[i], std::move(layer));
+  }
+
   /// The result stays valid until the next forward.
   const Tensor<Scalar>& forward(const Tensor<Scalar>& x) {
     outputs_.resize(layers_.size());

@@ -323,14 +323,24 @@ template <class T>
 class Backward final : Cut<T, const double> {
  public:
   Backward(const Pass<T, const double>& pass, const View<const T>& dy, const View<T>& dx)
-      : Cut<T, const double>(pass, {2, {pass.x, dy}, dx}, true), dy_(dy), dx_(dx) {}
+      : Cut<T, const double>(pass, {2, {pass.x, dy}, dx}, true),
+        dy_(dy),
+        dx_(dx),
+        count_(static_cast<double>(pass.x.count())) {}
 
   void run() {
     sweep(plan, this->workers, *this, Sweep::both);
-    this->for_long_way([&](Index c, const exact::Statistics& statistics) {
-      exact::input_gradient(x, dy_, dx_, c, statistics, affine.gamma(c), mean_of(dbeta()[c]),
-                            mean_of(dgamma()[c]));
-    });
+    go_the_long_way();
+  }
+  /// dbeta and dgamma alone; dx is not written.
+  void sum_gradients() { sweep(plan, this->workers, *this, Sweep::sums); }
+  /// dx alone, where x is a part of a batch of `count` values per channel that has these sums.
+  void write_input_gradient(const double* batch_dbeta, const double* batch_dgamma, Index count) {
+    std::copy_n(batch_dbeta, x.channels, Base::sums(0));
+    std::copy_n(batch_dgamma, x.channels, Base::sums(1));
+    count_ = static_cast<double>(count);
+    sweep(plan, this->workers, *this, Sweep::maps);
+    go_the_long_way();
   }
 
   [[nodiscard]] const double* dbeta() const { return Base::sums(0); }
@@ -416,9 +426,7 @@ class Backward final : Cut<T, const double> {
     if (!by.of_batch) std::fill(m + part.c0, m + part.c1, A(0));  // dx = dy * scale
   }
   /// dbeta / n or dgamma / n, the means that a batch's own statistics take out of dx.
-  [[nodiscard]] double mean_of(double sum) const {
-    return by.of_batch ? sum / static_cast<double>(x.count()) : 0;
-  }
+  [[nodiscard]] double mean_of(double sum) const { return by.of_batch ? sum / count_ : 0; }
   void map(const Part& part) const override {
     with_kernels([&](auto kernels) {
       if (by.of_batch) {
@@ -430,8 +438,16 @@ class Backward final : Cut<T, const double> {
     });
   }
 
+  void go_the_long_way() const {
+    this->for_long_way([&](Index c, const exact::Statistics& statistics) {
+      exact::input_gradient(x, dy_, dx_, c, statistics, affine.gamma(c), mean_of(dbeta()[c]),
+                            mean_of(dgamma()[c]));
+    });
+  }
+
   View<const T> dy_;
   View<T> dx_;
+  double count_;  // n of the batch
 };
 
 }  // namespace batchnorm::detail

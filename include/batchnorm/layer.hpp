@@ -14,6 +14,10 @@
 #include "batchnorm/options.hpp"
 
 namespace batchnorm {
+namespace detail {
+template <class Scalar, int spatial>
+class InParts;
+}
 
 /// What a forward leaves for its backward: the statistics that it normalized with. Small and
 /// copyable; a layer used several times in a graph needs one for each use.
@@ -49,6 +53,7 @@ class BatchNorm {
                 "batchnorm: Scalar must be float, double, Eigen::half or Eigen::bfloat16");
   template <class X>
   using IfArgument = std::enable_if_t<!std::is_same_v<X, Saved>, int>;
+  friend class detail::InParts<Scalar, spatial>;  // forward and backward in steps: moments.hpp
 
  public:
   using Param = detail::ParamOf<Scalar>;

@@ -1,30 +1,16 @@
 // SPDX-License-Identifier: MIT
 // Runs the program as a user does.
-#include <sys/wait.h>
-
 #include <algorithm>
-#include <cstdlib>
 
 #include "fashion_files.hpp"
+#include "run_program.hpp"
 
 namespace {
 
-struct Result {
-  int code;
-  std::string out, err;
-};
+using testing::contains;
 
-Result run(const testing::Folder& folder, const std::string& arguments) {
-  const std::string out = folder.file("stdout"), err = folder.file("stderr");
-  const std::string command =
-      std::string("'") + FASHION_MNIST + "' " + arguments + " >'" + out + "' 2>'" + err + "'";
-  const int status = std::system(command.c_str());
-  REQUIRE(WIFEXITED(status));
-  return {WEXITSTATUS(status), testing::read_text(out), testing::read_text(err)};
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+testing::Ended run(const testing::Folder& folder, const std::string& arguments) {
+  return testing::run_program(folder, FASHION_MNIST, arguments);
 }
 
 }  // namespace

@@ -69,8 +69,13 @@ class LayerOfForm : public AnyLayer {
     put(state.running_var, layer_.running_var());
   }
 
- private:
+ protected:
   using Layer = LayerOf<typename Form::Scalar, Form::rank>;
+
+  Layer layer_;
+  batchnorm::ChannelAxis axis_;
+
+ private:
   using Vector = Eigen::Matrix<typename Layer::Param, Eigen::Dynamic, 1>;
 
   static std::vector<double> list(const Vector& v) { return {v.data(), v.data() + v.size()}; }
@@ -79,9 +84,6 @@ class LayerOfForm : public AnyLayer {
       to[static_cast<Index>(c)] = static_cast<typename Layer::Param>(from[c]);
     }
   }
-
-  Layer layer_;
-  batchnorm::ChannelAxis axis_;
 };
 
 /// One kind of layer and argument, and what rounding it may show.

@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 #include <type_traits>
 #include <unsupported/Eigen/CXX11/Tensor>
+#include <utility>
 
 #include "batchnorm/detail/view.hpp"
 #include "batchnorm/options.hpp"
@@ -17,8 +18,11 @@ using Bare = std::remove_cv_t<std::remove_reference_t<X>>;
 template <class X>
 inline constexpr bool is_tensor =
     std::is_base_of_v<Eigen::TensorBase<X, Eigen::ReadOnlyAccessors>, X>;
-template <class X>
-inline constexpr bool is_matrix = std::is_base_of_v<Eigen::DenseBase<X>, X>;
+template <class Derived>
+std::true_type derives_from_dense(const Eigen::DenseBase<Derived>*);
+std::false_type derives_from_dense(const void*);
+template <class X>  // not of DenseBase<X> alone: segment() of a vector is a class of Block's
+inline constexpr bool is_matrix = decltype(derives_from_dense(std::declval<X*>()))::value;
 
 /// A type's plain, owning counterpart, and whether its elements lie in memory to be read there.
 template <class X, class = void>

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+// Ghost batches: parts of a batch normalized each by itself, running statistics of the whole.
+
+#include <batchnorm/moments.hpp>
+#include <cmath>
+
+#include "support/derivative.hpp"
+#include "support/in_steps.hpp"
+#include "support/refused.hpp"
+
+using batchnorm::BatchNorm1d;
+using batchnorm::BatchNorm2d;
+using batchnorm::ChannelAxis;
+using batchnorm::GhostBatches;
+using batchnorm::Options;
+using batchnorm::SingleValue;
+using Eigen::MatrixXd;
+using testing::at;
+using testing::check_refused;
+using testing::Index;
+using testing::Values;
+
+namespace {
+
+constexpr Index ghost_samples = 4;
+
+template <class Form>
+class InGhostBatches : public testing::LayerOfForm<Form> {
+ public:
+  using testing::LayerOfForm<Form>::LayerOfForm;
+
+  Values forward(const Values& x) override {
+    return Form::read(ghost_.forward(Form::make(x, this->axis_)), this->axis_);
+  }
+  Values backward(const Values& x, const Values& dy) override {
+    auto dx = Form::make(dy, this->axis_);
+    ghost_.backward(Form::make(x, this->axis_), dx, dx);
+    return Form::read(dx, this->axis_);
+  }
+
+ private:
+  GhostBatches<typename Form::Scalar, std::max(1, Form::rank - 2)> ghost_{this->layer_,
+                                                                          ghost_samples};
+};
+
+/// Each ghost batch against a reference layer of its own, statistics against one of the whole batch.
+void check_ghosts(const testing::Kind& kind, const Options& options, const Values& any_x,
+                  const Values& any_dy, const std::vector<Index>& sizes) {
+  const Values x = kind.rounded(any_x), dy = kind.rounded(any_dy);
+  const auto layer = kind.layer(x.channels, options);
+  testing::Random random(99);
+  testing::randomize(*layer, random);
+  const testing::State before = layer->state();
+  testing::ReferenceLayer whole(x.channels, options);
+  testing::copy_state(before, whole);
+  static_cast<void>(whole.forward(x));
+
+  const auto xs = testing::cut(x, sizes), dys = testing::cut(dy, sizes);
+  const auto ys = testing::cut(layer->forward(x), sizes);
+  const auto dxs = testing::cut(layer->backward(x, dy), sizes);
+  const testing::State after = layer->state();
+  CHECK(error_of_statistics(kind, whole, after) <= 1);
+  CHECK(after.counter == 1);
+
+  std::vector<double> dgamma = before.grad_gamma, size_of_dgamma(dgamma.size(), 8);
+  for (std::size_t g = 0; g < xs.size(); ++g) {
+    testing::ReferenceLayer alone(x.channels, options);
+    testing::copy_state(before, alone);
+    const Values y = alone.forward(xs[g]), dx = alone.backward(xs[g], dys[g]);
+    CHECK(error_of_y(kind, alone, xs[g], ys[g], y) <= 1);
+    CHECK(errors_of_gradients(kind, alone, xs[g], dys[g], dxs[g], dx, {}).dx <= 1);
+    for (std::size_t c = 0; c < dgamma.size(); ++c) {
+      dgamma[c] += static_cast<double>(alone.grad_gamma[c]) - before.grad_gamma[c];
+    }
+    xs[g].each([&](Index n, Index c, Index p) {
+      const double x_hat = static_cast<double>(alone.x_hat(xs[g], n, c, p));
+      size_of_dgamma[at(c)] += std::abs(dys[g](n, c, p) * x_hat);
+    });
+  }
+  for (std::size_t c = 0; c < dgamma.size(); ++c) {
+    // The bound of the sums, and a rounding in float for each ghost batch's addition.
+    const double allowed = kind.is_double ? 1e-12 : 5e-7 + 3 * 6e-8;
+    CHECK(std::abs(after.grad_gamma[c] - dgamma[c]) <= allowed * size_of_dgamma[c]);
+  }
+}
+
+MatrixXd random_matrix(Index rows, Index cols, std::uint64_t seed) {
+  testing::Random random(seed);
+  MatrixXd x(rows, cols);
+  random.fill(x, 1, 2);
+  return x;
+}
+
+}  // namespace
+
+TEST_CASE("each ghost batch is normalized by itself, and running statistics take them all",
+          "[ghost]") {
+  for (const testing::Kind& kind : testing::some_kinds<InGhostBatches>()) {
+    const auto spatial = testing::small_spatial(kind.rank);
+    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
+      for (const Index channels : {1, 5}) {
+        INFO(kind.name << (axis == ChannelAxis::first ? ", first" : ", last"));
+        Options options;
+        options.channel_axis = axis;
+        check_ghosts(kind, options, testing::random_values(10, channels, spatial, 1),
+                     testing::random_values(10, channels, spatial, 2), {4, 4, 2});
+        check_ghosts(kind, options, testing::random_values(3, channels, spatial, 3),
+                     testing::random_values(3, channels, spatial, 4), {3});
+      }
+    }
+  }
+}
+
+TEST_CASE("the input gradient of ghost batches is that of dot(dy, y)", "[ghost]") {
+  MatrixXd x = random_matrix(7, 3, 3);
+  const MatrixXd dy = random_matrix(7, 3, 4);
+  Options options;
+  options.single_value = SingleValue::accept;  // the last sample is alone
+  BatchNorm1d<double> bn(3, options);
+  bn.gamma() << 1.5, -0.5, 2;
+  GhostBatches steps(bn, 3);
+  const auto loss = [&] { return dy.cwiseProduct(steps.forward(x)).sum(); };
+  loss();
+  const MatrixXd dx = steps.backward(x, dy);
+  for (Index i = 0; i < x.size(); ++i) {
+    CHECK(testing::near(dx.data()[i], testing::derivative(x.data()[i], loss)));
+  }
+  for (Index c = 0; c < 3; ++c) {
+    CHECK(testing::near(bn.grad_gamma()[c], testing::derivative(bn.gamma()[c], loss)));
+    CHECK(testing::near(bn.grad_beta()[c], testing::derivative(bn.beta()[c], loss)));
+  }
+}
+
+TEST_CASE("ghost batches leave inference as it is, to the bit", "[ghost]") {
+  testing::Random random(5);
+  Eigen::Tensor<float, 4, Eigen::RowMajor> x(9, 3, 4, 5), dy(9, 3, 4, 5);
+  random.fill(x, 2, 3);
+  random.fill(dy);
+  for (const bool tracked : {true, false}) {
+    Options options;
+    options.track_running_stats = tracked;
+    batchnorm::BatchNorm2d<float> bn(3, options);
+    GhostBatches ghost(bn, 2);
+    static_cast<void>(bn.forward(x));
+    bn.eval();
+    BatchNorm2d<float> plain = bn;
+    CHECK(testing::same_bits(ghost.forward(x), plain.forward(x)));
+    CHECK(testing::same_bits(ghost.backward(x, dy), plain.backward(x, dy)));
+    CHECK(testing::same_state(bn, plain));
+  }
+}
+
+TEST_CASE("a ghost batch of one value is judged as a batch of one value", "[ghost]") {
+  const MatrixXd x = random_matrix(5, 2, 6), four = x.topRows(4);
+  {
+    BatchNorm1d<double> bn(2);
+    GhostBatches ghost(bn, 2);
+    MatrixXd y = MatrixXd::Constant(5, 2, 7);
+    check_refused<std::invalid_argument>(
+        bn, {"[GhostBatches::forward]", "more than one value per channel, got 1"},
+        [&] { ghost.forward(x, y); });
+    CHECK(y == MatrixXd::Constant(5, 2, 7));  // the first two ghost batches neither
+  }
+  Options options;
+  options.single_value = SingleValue::use_running;
+  BatchNorm1d<double> bn(2, options), whole(2, options);
+  GhostBatches ghost(bn, 2);
+  const MatrixXd y = ghost.forward(x);
+  CHECK(y.row(4).isApprox(x.row(4) / std::sqrt(1 + 1e-5)));  // by running 0 and 1
+  static_cast<void>(whole.forward(four));
+  CHECK(bn.running_mean().isApprox(whole.running_mean()));
+  CHECK(bn.running_var().isApprox(whole.running_var()));
+}
+
+TEST_CASE("ghost batches name what is wrong", "[ghost]") {
+  BatchNorm1d<double> bn(2);
+  testing::check_throws<std::invalid_argument>(
+      {"[GhostBatches::GhostBatches]", "at least 1 sample", "got 0"}, [&] { GhostBatches(bn, 0); });
+  GhostBatches ghost(bn, 3);
+  const MatrixXd x = random_matrix(6, 2, 7);
+  check_refused<std::logic_error>(bn, {"expected a forward before backward"},
+                                  [&] { static_cast<void>(ghost.backward(x, x)); });
+  static_cast<void>(ghost.forward(x));
+  check_refused<std::invalid_argument>(bn, {"[GhostBatches::backward]", "(6, 2)", "(5, 2)"}, [&] {
+    static_cast<void>(ghost.backward(x.topRows(5), x.topRows(5)));
+  });
+  check_refused<std::invalid_argument>(
+      bn, {"[GhostBatches::forward]", "expected 2 channels, got 3 in (4, 3)"},
+      [&] { static_cast<void>(ghost.forward(MatrixXd(4, 3))); });
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MIT
+// Micro-batches: forward and backward of a batch in parts are those of the whole.
+
+#include <batchnorm/moments.hpp>
+#include <cmath>
+
+#include "support/derivative.hpp"
+#include "support/in_steps.hpp"
+#include "support/refused.hpp"
+
+using batchnorm::BatchNorm1d;
+using batchnorm::BatchNorm2d;
+using batchnorm::ChannelAxis;
+using batchnorm::MicroBatches;
+using batchnorm::NonFinite;
+using batchnorm::Options;
+using batchnorm::SingleValue;
+using Eigen::MatrixXd;
+using testing::check_refused;
+using testing::Index;
+using testing::Values;
+
+namespace {
+
+std::vector<Index> sizes;  // of the parts, in samples
+
+template <class Form>
+class InMicroBatches : public testing::LayerOfForm<Form> {
+ public:
+  using testing::LayerOfForm<Form>::LayerOfForm;
+
+  Values forward(const Values& x) override {
+    const auto xs = testing::cut(x, sizes);
+    for (const Values& part : xs) steps_.measure(make(part));
+    std::vector<Values> ys;
+    for (const Values& part : xs) ys.push_back(read(steps_.forward(make(part))));
+    return testing::join(ys);
+  }
+  Values backward(const Values& x, const Values& dy) override {
+    const auto xs = testing::cut(x, sizes), dys = testing::cut(dy, sizes);
+    for (std::size_t i = 0; i < xs.size(); ++i) steps_.measure(make(xs[i]), make(dys[i]));
+    std::vector<Values> dxs;
+    for (std::size_t i = 0; i < xs.size(); ++i) {
+      auto dx = make(dys[i]);
+      steps_.backward(make(xs[i]), dx, dx);
+      dxs.push_back(read(dx));
+    }
+    return testing::join(dxs);
+  }
+
+ private:
+  auto make(const Values& v) const { return Form::make(v, this->axis_); }
+  auto read(const typename Form::X& x) const { return Form::read(x, this->axis_); }
+
+  MicroBatches<typename Form::Scalar, std::max(1, Form::rank - 2)> steps_{this->layer_};
+};
+
+MatrixXd random_matrix(Index rows, Index cols, std::uint64_t seed) {
+  testing::Random random(seed);
+  MatrixXd x(rows, cols);
+  random.fill(x, 1, 2);
+  return x;
+}
+
+}  // namespace
+
+TEST_CASE("micro-batches are one large batch, forward and backward", "[micro]") {
+  const std::vector<std::vector<Index>> cuts = {{10}, {5, 5}, {1, 0, 6, 1, 2}};
+  for (const testing::Kind& kind : testing::some_kinds<InMicroBatches>()) {
+    const auto spatial = testing::small_spatial(kind.rank);
+    const Values x = testing::random_values(10, 5, spatial, 1);
+    const Values dy = testing::random_values(10, 5, spatial, 2);
+    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
+      for (const auto& cut : cuts) {
+        for (const bool training : {true, false}) {
+          INFO(kind.name << ", " << cut.size() << " parts, " << (training ? "training" : "eval"));
+          sizes = cut;
+          Options options;
+          options.channel_axis = axis;
+          testing::check_by_reference(kind, options, training, x, dy);
+          options.track_running_stats = false;
+          testing::check_by_reference(kind, options, training, x, dy);
+          options = Options::keras();
+          options.channel_axis = axis;
+          options.shift = false;
+          options.momentum = batchnorm::Momentum::cumulative();
+          testing::check_by_reference(kind, options, training, x, dy);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the input gradient of micro-batches is that of dot(dy, y)", "[micro]") {
+  MatrixXd x = random_matrix(7, 3, 3);
+  const MatrixXd dy = random_matrix(7, 3, 4);
+  BatchNorm1d<double> bn(3);
+  bn.gamma() << 1.5, -0.5, 2;
+  MicroBatches steps(bn);
+  const auto loss = [&] {
+    steps.measure(x.topRows(2));
+    steps.measure(x.bottomRows(5));
+    return dy.topRows(2).cwiseProduct(steps.forward(x.topRows(2))).sum() +
+           dy.bottomRows(5).cwiseProduct(steps.forward(x.bottomRows(5))).sum();
+  };
+  loss();
+  steps.measure(x.bottomRows(5), dy.bottomRows(5));
+  steps.measure(x.topRows(2), dy.topRows(2));
+  MatrixXd dx(7, 3);
+  steps.backward(x.topRows(2), dy.topRows(2), dx.topRows(2));
+  steps.backward(x.bottomRows(5), dy.bottomRows(5), dx.bottomRows(5));
+  for (Index i = 0; i < x.size(); ++i) {
+    CHECK(testing::near(dx.data()[i], testing::derivative(x.data()[i], loss)));
+  }
+  for (Index c = 0; c < 3; ++c) {
+    CHECK(testing::near(bn.grad_gamma()[c], testing::derivative(bn.gamma()[c], loss)));
+    CHECK(testing::near(bn.grad_beta()[c], testing::derivative(bn.beta()[c], loss)));
+  }
+}
+
+TEST_CASE("a mean of a million deviations takes no digits from micro-batches", "[micro]") {
+  // y within 6e-7 of the exact value, whose statistics are sums of whole numbers.
+  testing::Random random(5);
+  Eigen::VectorXf x(3000);
+  long long sum = 0, squares = 0;
+  for (Index i = 0; i < x.size(); ++i) {
+    const auto d = static_cast<long long>(random.bits() % 7) - 3;
+    sum += d;
+    squares += d * d;
+    x[i] = static_cast<float>(2000000 + d);
+  }
+  const double mean = 2000000 + static_cast<double>(sum) / 3000;
+  const double var = static_cast<double>(3000 * squares - sum * sum) / 9e6;
+  BatchNorm1d<float> bn(1);
+  MicroBatches steps(bn);
+  for (Index first = 0; first < 3000; first += 300) steps.measure(x.segment(first, 300));
+  double worst = 0;
+  for (Index first = 0; first < 3000; first += 300) {
+    const Eigen::MatrixXf y = steps.forward(x.segment(first, 300));
+    for (Index i = 0; i < 300; ++i) {
+      const double exact = (static_cast<double>(x[first + i]) - mean) / std::sqrt(var + 1e-5);
+      worst = std::max(worst, std::abs(static_cast<double>(y(i)) - exact) / std::max(1., exact));
+    }
+  }
+  CHECK(worst <= 6e-7);
+}
+
+TEST_CASE("the next batch of micro-batches starts with its first measure", "[micro]") {
+  const MatrixXd a = random_matrix(6, 2, 6), b = random_matrix(4, 2, 7);
+  BatchNorm1d<double> bn(2), whole(2);
+  MicroBatches steps(bn);
+  for (const MatrixXd& x : {a, b}) {
+    steps.measure(x.topRows(3));
+    steps.measure(x.bottomRows(x.rows() - 3));
+    static_cast<void>(steps.forward(x.topRows(3)));
+    const MatrixXd expected = whole.forward(x).topRows(3);
+    CHECK(steps.forward(x.topRows(3)).isApprox(expected, 1e-14));
+  }
+  CHECK(bn.num_batches_tracked() == 2);
+  CHECK(bn.running_mean().isApprox(whole.running_mean(), 1e-14));
+  CHECK(bn.running_var().isApprox(whole.running_var(), 1e-14));
+}
+
+TEST_CASE("parts of a single value are no single value", "[micro]") {
+  BatchNorm1d<double> bn(1);
+  MicroBatches steps(bn);
+  const MatrixXd one = MatrixXd::Constant(1, 1, 3), other = MatrixXd::Constant(1, 1, 5);
+  steps.measure(one);
+  check_refused<std::invalid_argument>(
+      bn, {"[MicroBatches::forward]", "more than one value per channel, got 1"},
+      [&] { static_cast<void>(steps.forward(one)); });
+  steps.measure(other);  // the batch can still be completed
+  CHECK(steps.forward(one)(0) == Approx(-1 / std::sqrt(1 + 1e-5)));
+  CHECK(steps.forward(other)(0) == Approx(1 / std::sqrt(1 + 1e-5)));
+}
+
+TEST_CASE("one part that is not finite makes its channel so in all", "[micro]") {
+  MatrixXd good = random_matrix(4, 2, 8), bad = good;
+  bad(1, 0) = std::nan("");
+  Options options;
+  {
+    BatchNorm1d<double> bn(2, options);
+    MicroBatches steps(bn);
+    steps.measure(good);
+    steps.measure(bad);
+    const MatrixXd y = steps.forward(good);
+    CHECK(y.col(0).array().isNaN().all());
+    CHECK(y.col(1).array().isFinite().all());
+    CHECK(bn.running_mean()[0] == 0);
+    CHECK(bn.running_mean()[1] != 0);
+  }
+  options.non_finite = NonFinite::reject;
+  BatchNorm1d<double> bn(2, options);
+  MicroBatches steps(bn);
+  steps.measure(good);
+  steps.measure(bad);
+  check_refused<std::domain_error>(bn, {"[MicroBatches::forward]", "channel 0"},
+                                   [&] { static_cast<void>(steps.forward(good)); });
+}
+
+TEST_CASE("steps of micro-batches out of order are refused", "[micro]") {
+  BatchNorm1d<double> bn(2);
+  MicroBatches steps(bn);
+  const MatrixXd x = random_matrix(4, 2, 9);
+  const auto forward = [&] { static_cast<void>(steps.forward(x)); };
+  const auto backward = [&] { static_cast<void>(steps.backward(x, x)); };
+  check_refused<std::logic_error>(bn, {"[MicroBatches::forward]", "expected measure(x)"}, forward);
+  check_refused<std::logic_error>(bn, {"[MicroBatches::measure]", "expected forward"},
+                                  [&] { steps.measure(x, x); });
+  steps.measure(x);
+  steps.measure(x);
+  forward();
+  check_refused<std::logic_error>(bn, {"[MicroBatches::backward]", "of 8 values", "got 0"},
+                                  backward);
+  steps.measure(x, x);
+  check_refused<std::logic_error>(bn, {"[MicroBatches::backward]", "of 8 values", "got 4"},
+                                  backward);
+  steps.measure(x, x);
+  backward();
+  backward();
+
+  steps.measure(x);
+  bn.eval();
+  check_refused<std::logic_error>(bn, {"[MicroBatches::forward]", "mode"}, forward);
+  bn.train();
+  check_refused<std::invalid_argument>(bn,
+                                       {"[MicroBatches::measure]", "expected 2 channels, got 3"},
+                                       [&] { steps.measure(MatrixXd(2, 3)); });
+  MatrixXd z = x;
+  check_refused<std::invalid_argument>(bn, {"[MicroBatches::forward]", "overlapping"},
+                                       [&] { steps.forward(z, z); });
+  check_refused<std::invalid_argument>(bn, {"[MicroBatches::forward]", "expected y of x's shape"},
+                                       [&] { steps.forward(x, MatrixXd(3, 2)); });
+}
