@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+// A layer's state by PyTorch's, Keras's and Flax's names, and what is refused.
+
+#include <batchnorm/batchnorm.hpp>
+#include <batchnorm/state.hpp>
+#include <limits>
+#include <stdexcept>
+
+#include "support/catch.hpp"
+#include "support/random.hpp"
+#include "support/refused.hpp"
+
+using batchnorm::BatchNorm1d;
+using batchnorm::BatchNorm2d;
+using batchnorm::BatchNorm3d;
+using batchnorm::load_state_dict;
+using batchnorm::Momentum;
+using batchnorm::Names;
+using batchnorm::Options;
+using batchnorm::state_dict;
+using batchnorm::StateDict;
+using testing::check_refused;
+
+namespace {
+
+Eigen::VectorXd vector(std::initializer_list<double> v) {
+  return Eigen::Map<const Eigen::VectorXd>(v.begin(), static_cast<Eigen::Index>(v.size()));
+}
+
+/// A state that a layer of two channels takes.
+StateDict state_of_two(const std::string& prefix = "") {
+  return {{prefix + "weight", vector({1.5, -2})},
+          {prefix + "bias", vector({0.25, 3})},
+          {prefix + "running_mean", vector({-1, 7})},
+          {prefix + "running_var", vector({0.5, 0})},
+          {prefix + "num_batches_tracked", vector({12})}};
+}
+
+template <class Layer>
+void check_loaded(const Layer& bn, std::int64_t counter) {
+  using Vector = typename Layer::Vector;
+  CHECK(bn.gamma() == (Vector(2) << 1.5f, -2).finished());
+  CHECK(bn.beta() == (Vector(2) << 0.25f, 3).finished());
+  CHECK(bn.running_mean() == (Vector(2) << -1, 7).finished());
+  CHECK(bn.running_var() == (Vector(2) << 0.5f, 0).finished());
+  CHECK(bn.num_batches_tracked() == counter);
+}
+
+/// The state is refused, with words that name the entry, and the layer is as before.
+void check_refused_state(const StateDict& state, const std::string& words,
+                         const Options& options = {}, const std::string& prefix = "") {
+  BatchNorm1d<float> bn(2, options);
+  bn.gamma().setConstant(options.scale ? 9.0f : 0.0f);
+  bn.num_batches_tracked() = 4;
+  check_refused<std::invalid_argument>(bn, {"[load_state_dict] " + words},
+                                       [&] { load_state_dict(bn, state, prefix); });
+}
+
+StateDict with(const std::string& key, std::initializer_list<double> values) {
+  StateDict state = state_of_two();
+  state[key] = vector(values);
+  return state;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("a layer takes PyTorch's names", "[state]", BatchNorm1d<float>,
+                   BatchNorm2d<double>, BatchNorm3d<Eigen::half>, BatchNorm1d<Eigen::bfloat16>) {
+  TestType bn(2);
+  load_state_dict(bn, state_of_two());
+  check_loaded(bn, 12);
+}
+
+TEST_CASE("a layer takes Keras's and Flax's names, and then counts from 0", "[state]") {
+  BatchNorm1d<float> bn(2);
+  bn.num_batches_tracked() = 5;
+  load_state_dict(bn, {{"gamma", vector({1.5, -2})},
+                       {"beta", vector({0.25, 3})},
+                       {"moving_mean", vector({-1, 7})},
+                       {"moving_variance", vector({0.5, 0})}});
+  check_loaded(bn, 0);
+  BatchNorm1d<float> other(2);
+  load_state_dict(other, {{"scale", vector({1.5, -2})},
+                          {"bias", vector({0.25, 3})},
+                          {"mean", vector({-1, 7})},
+                          {"var", vector({0.5, 0})}});
+  check_loaded(other, 0);
+}
+
+TEST_CASE("a prefix picks one layer out of a network", "[state]") {
+  StateDict network = state_of_two("layer1.0.bn1.");
+  network["layer1.0.bn10.weight"] = vector({8});
+  network["layer1.0.conv1.weight"] = vector({1, 2, 3});
+  network["layer2.bn.unknown"] = vector({});
+  network["a"] = network["zz"] = vector({0});
+  BatchNorm2d<float> bn(2);
+  load_state_dict(bn, network, "layer1.0.bn1.");
+  check_loaded(bn, 12);
+  check_refused_state(network, "layer2.bn.unknown: expected an entry of a batch-norm layer", {},
+                      "layer2.bn.");
+  check_refused_state(network,
+                      "nowhere.weight: expected it (or gamma, or scale), got no such entry", {},
+                      "nowhere.");
+}
+
+TEST_CASE("state_dict writes what load_state_dict reads", "[state]") {
+  BatchNorm1d<float> bn(3), copy(3);
+  testing::Random random(1);
+  Eigen::MatrixXf x(10, 3);
+  random.fill(x, 1, 2);
+  for (int batch = 0; batch < 4; ++batch) static_cast<void>(bn.forward(x));
+  random.fill(bn.gamma());
+  random.fill(bn.beta());
+  const StateDict state = state_dict(bn, "bn.");
+  CHECK(state.size() == 5);
+  CHECK(state.at("bn.running_mean") == bn.running_mean().cast<double>());
+  CHECK(state.at("bn.num_batches_tracked") == vector({4}));
+  load_state_dict(copy, state, "bn.");
+  CHECK(copy.gamma() == bn.gamma());
+  CHECK(copy.beta() == bn.beta());
+  CHECK(copy.running_mean() == bn.running_mean());
+  CHECK(copy.running_var() == bn.running_var());
+  CHECK(copy.num_batches_tracked() == 4);
+
+  const auto keys = [](const StateDict& s) {
+    std::string all;
+    for (const auto& [key, values] : s) all += key + " ";
+    return all;
+  };
+  CHECK(keys(state_dict(bn)) == "bias num_batches_tracked running_mean running_var weight ");
+  CHECK(keys(state_dict(bn, "", Names::keras)) == "beta gamma moving_mean moving_variance ");
+  CHECK(keys(state_dict(bn, "p/", Names::flax)) == "p/bias p/mean p/scale p/var ");
+  CHECK(state_dict(bn, "", Names::keras).at("gamma") == bn.gamma().cast<double>());
+  CHECK(state_dict(bn, "", Names::flax).at("var") == bn.running_var().cast<double>());
+}
+
+TEST_CASE("entries that options switch off are neither written nor taken", "[state]") {
+  Options options;
+  options.scale = false;
+  BatchNorm1d<float> shifting(2, options);
+  CHECK(state_dict(shifting).count("weight") == 0);
+  CHECK(state_dict(shifting).size() == 4);
+  check_refused_state(state_of_two(), "weight: expected no such entry, for the layer's options",
+                      options);
+  StateDict state = state_of_two();
+  state.erase("weight");
+  load_state_dict(shifting, state);
+  CHECK(shifting.beta() == Eigen::Vector2f(0.25f, 3));
+
+  options.shift = options.track_running_stats = false;
+  BatchNorm1d<float> bare(2, options);
+  CHECK(state_dict(bare).empty());
+  load_state_dict(bare, {});
+  check_refused_state({{"num_batches_tracked", vector({1})}},
+                      "num_batches_tracked: expected no counter", options);
+  check_refused_state({{"running_var", vector({1, 1})}}, "running_var: expected no such entry",
+                      options);
+}
+
+TEST_CASE("a missing entry is refused by its name, but for the counter", "[state]") {
+  for (const char* name : {"weight", "bias", "running_mean", "running_var"}) {
+    StateDict state = state_of_two();
+    state.erase(name);
+    check_refused_state(state, std::string(name) + ": expected it (or ");
+  }
+  StateDict state = state_of_two();
+  state.erase("num_batches_tracked");
+  BatchNorm1d<float> bn(2);
+  load_state_dict(bn, state);
+  check_loaded(bn, 0);
+}
+
+TEST_CASE("what cannot be a layer's state is refused by its name", "[state]") {
+  const double infinity = std::numeric_limits<double>::infinity();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  check_refused_state(with("weights", {1, 2}), "weights: expected an entry of a batch-norm layer");
+  check_refused_state(with("gamma", {1, 2}), "weight: expected it once, got it by another name");
+  check_refused_state(with("bias", {1, 2, 3}), "bias: expected 2 numbers, got 3");
+  check_refused_state(with("running_mean", {}), "running_mean: expected 2 numbers, got 0");
+  check_refused_state(with("weight", {1, nan}),
+                      "weight: expected numbers in the layer's range, got nan in channel 1");
+  check_refused_state(with("bias", {-infinity, 0}), "bias: expected numbers in the layer's range");
+  check_refused_state(
+      with("running_mean", {0, 1e39}),
+      "running_mean: expected numbers in the layer's range, got 1e+39 in channel 1");
+  check_refused_state(
+      with("running_var", {1, -0.5}),
+      "running_var: expected variances in the layer's range, got -0.5 in channel 1");
+  check_refused_state(with("num_batches_tracked", {-1}), "num_batches_tracked: expected a count");
+  check_refused_state(with("num_batches_tracked", {0.5}), "num_batches_tracked: expected a count");
+  check_refused_state(with("num_batches_tracked", {1e300}),
+                      "num_batches_tracked: expected a count");
+  check_refused_state(with("num_batches_tracked", {nan}), "num_batches_tracked: expected a count");
+  check_refused_state(with("num_batches_tracked", {1, 2}),
+                      "num_batches_tracked: expected one number, got 2");
+}
+
+TEST_CASE("a vector of a wrong length is not written", "[state]") {
+  BatchNorm1d<float> bn(2);
+  bn.beta().resize(3);
+  testing::check_throws<std::logic_error>(
+      {"[state_dict] p.bias: expected a vector of length 2, got 3"},
+      [&] { static_cast<void>(state_dict(bn, "p.")); });
+}
+
+TEST_CASE("under a cumulative average a loaded layer goes on from the loaded count", "[state]") {
+  Options options;
+  options.momentum = Momentum::cumulative();
+  BatchNorm1d<double> bn(2, options);
+  Eigen::MatrixXd broken(2, 2), x(2, 2);
+  broken << 1, std::numeric_limits<double>::infinity(), 3, 2;
+  x << 4, 10, 6, 12;                      // of mean 5 and 11
+  static_cast<void>(bn.forward(broken));  // channel 1 skips a batch
+  load_state_dict(bn, {{"weight", vector({1, 1})},
+                       {"bias", vector({0, 0})},
+                       {"running_mean", vector({1, 3})},
+                       {"running_var", vector({1, 1})},
+                       {"num_batches_tracked", vector({3})}});
+  static_cast<void>(bn.forward(x));
+  CHECK(bn.running_mean()[0] == Approx(1 * 0.75 + 5 * 0.25));
+  CHECK(bn.running_mean()[1] == Approx(3 * 0.75 + 11 * 0.25));
+}
