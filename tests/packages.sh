@@ -25,6 +25,7 @@ have_package() {
     catch2) have_header catch2/catch_all.hpp catch2/catch.hpp && return ;;
     zlib1g-dev) have_header zlib.h && return ;;
     libcxxopts-dev) have_header cxxopts.hpp && return ;;
+    nlohmann-json3-dev) have_header nlohmann/json.hpp && return ;;
     libbenchmark-dev) have_header benchmark/benchmark.h && return ;;
     libdnnl-dev) have_header oneapi/dnnl/dnnl.hpp && return ;;
     libtorch-dev) have_header ATen/ATen.h && return ;;

@@ -2,13 +2,12 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <array>
 #include <cmath>
 #include <string>
 #include <type_traits>
-#include <unsupported/Eigen/CXX11/Tensor>
 
 #include "batchnorm/channel_affine.hpp"
+#include "batchnorm/detail/elements.hpp"
 #include "batchnorm/layer.hpp"
 
 // Folds a batch norm in eval mode into the layer before it, or into a linear layer after it. With
@@ -75,23 +74,6 @@ template <class Param>
   return affine.template cast<double>();
 }
 
-/// Calls f(index, element) for every element of weights, a matrix's or a tensor's.
-template <class Weight, class F>
-void for_each_weight(Weight& weight, const F& f) {
-  constexpr std::size_t rank =
-      static_cast<std::size_t>(Argument<std::remove_const_t<Weight>>::rank);
-  const Shape shape = shape_of(weight);
-  std::array<Index, rank> i{};
-  for (Index left = weight.size(); left > 0; --left) {
-    if constexpr (is_matrix<std::remove_const_t<Weight>>) {
-      f(i, weight(i[0], i[1]));
-    } else {
-      f(i, weight(i));
-    }
-    for (std::size_t d = rank; d-- > 0 && ++i[d] == shape.extents[d];) i[d] = 0;
-  }
-}
-
 template <class Scalar>
 [[nodiscard]] Scalar rounded_weight(double v, const Where& where) {
   const auto rounded = static_cast<Scalar>(narrow<ParamOf<Scalar>>(v));
@@ -130,7 +112,7 @@ template <class X, class Norm, class OutputOf>
   FoldedWeights<PlainWeight<X>> folded{PlainWeight<X>(weight), BiasOf<X>(map.scale.size())};
   check_fold("output channels", outputs, map.scale.size(), shape_of(folded.weight), where);
   check_bias(bias, outputs, where);
-  for_each_weight(folded.weight, [&](const auto& i, Scalar& w) {
+  for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
     w = rounded_weight<Scalar>(static_cast<double>(w) * map.scale[output_of(i)], where);
   });
   for (Index o = 0; o < outputs; ++o) {
@@ -232,7 +214,7 @@ template <class X, class Norm>
                                                detail::BiasOf<X>(outputs)};
   Eigen::VectorXd b = Eigen::VectorXd::Zero(outputs);
   if (bias.size() > 0) b = bias.template cast<double>();
-  detail::for_each_weight(folded.weight, [&](const auto& i, Scalar& w) {
+  detail::for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
     const Index input = i[1 - output_axis];
     const Index c =
         flattened == ChannelAxis::first ? input / (inputs / channels) : input % channels;

@@ -34,10 +34,19 @@ enum class Names { pytorch, keras, flax };
 
 namespace detail {
 
+/// What gamma, beta, mean and variance are called, by Names.
+inline constexpr std::array<const char*, 3> state_names[] = {
+    {"weight", "gamma", "scale"},
+    {"bias", "beta", "bias"},
+    {"running_mean", "moving_mean", "mean"},
+    {"running_var", "moving_variance", "var"}};
+inline constexpr const char* counter_name = "num_batches_tracked";
+inline constexpr double largest_counter = 0x1p53;  // up to which doubles count exactly
+
 /// An entry of a layer's state: what it is called, whether the layer has it, where it is.
 template <class Vector>
 struct Entry {
-  std::array<const char*, 3> names;  // by Names
+  std::array<const char*, 3> names;
   bool on;
   Vector* values;
 };
@@ -47,15 +56,11 @@ template <class Layer>
 [[nodiscard]] auto entries_of(Layer& bn) {
   using Values = std::remove_reference_t<decltype(bn.gamma())>;
   const Options& o = bn.options();
-  return std::array<Entry<Values>, 4>{
-      {{{"weight", "gamma", "scale"}, o.scale, &bn.gamma()},
-       {{"bias", "beta", "bias"}, o.shift, &bn.beta()},
-       {{"running_mean", "moving_mean", "mean"}, o.track_running_stats, &bn.running_mean()},
-       {{"running_var", "moving_variance", "var"}, o.track_running_stats, &bn.running_var()}}};
+  return std::array<Entry<Values>, 4>{{{state_names[0], o.scale, &bn.gamma()},
+                                       {state_names[1], o.shift, &bn.beta()},
+                                       {state_names[2], o.track_running_stats, &bn.running_mean()},
+                                       {state_names[3], o.track_running_stats, &bn.running_var()}}};
 }
-inline constexpr const char* counter_name = "num_batches_tracked";
-inline constexpr double largest_counter = 0x1p53;  // up to which doubles count exactly
-
 [[noreturn]] inline void refuse_state(const std::string& key, const std::string& what) {
   fail<std::invalid_argument>("[load_state_dict] " + key + ": " + what);
 }
