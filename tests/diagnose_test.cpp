@@ -58,13 +58,14 @@ TEST_CASE("distances computed by hand", "[diagnose]") {
   BatchNorm1d<double> bn(2, options);
   bn.running_mean() << 4, 1;
   bn.running_var() << 3, 35;
-  Eigen::MatrixXd x(2, 2);
-  x << 10, 0, 20, 2;  // of mean 15 and 1, variance 25 and 1
+  Eigen::Matrix2d two;
+  two << 10, 0, 20, 2;  // of mean 15 and 1, variance 25 and 1
+  const Eigen::MatrixXd x = two.replicate(100, 1);
   const auto before = bn;
   const Diagnosis d = diagnose(bn, x);
   CHECK(testing::same_state(bn, before));
   REQUIRE(d.channels.size() == 2);
-  CHECK(d.count == 2);
+  CHECK(d.count == 200);
   const ChannelDiagnosis &a = d.channels[0], &b = d.channels[1];
   CHECK(a.mean == Approx(15));
   CHECK(a.var == Approx(25));
