@@ -162,7 +162,7 @@ class SafetensorsReader {
     if (entry.extents.size() != static_cast<std::size_t>(rank)) {
       refuse(name + ": expected rank " + std::to_string(rank) + ", got " + shape_text(entry));
     }
-    std::array<Eigen::Index, static_cast<std::size_t>(rank)> extents;
+    std::array<Eigen::Index, static_cast<std::size_t>(rank)> extents{};
     std::copy(entry.extents.begin(), entry.extents.end(), extents.begin());
     Eigen::Tensor<Scalar, rank, Eigen::RowMajor> values(extents);
     read(name, entry, [&](Eigen::Index i, auto v) { values.data()[i] = static_cast<Scalar>(v); });
