@@ -26,6 +26,7 @@ have_package() {
     zlib1g-dev) have_header zlib.h && return ;;
     libopenmpi-dev) have_command mpicxx && have_command mpirun && return ;;
     libcxxopts-dev) have_header cxxopts.hpp && return ;;
+    nlohmann-json3-dev) have_header nlohmann/json.hpp && return ;;
     libbenchmark-dev) have_header benchmark/benchmark.h && return ;;
     libdnnl-dev) have_header oneapi/dnnl/dnnl.hpp && return ;;
     libtorch-dev) have_header ATen/ATen.h && return ;;

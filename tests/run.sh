@@ -52,6 +52,7 @@ core="cmake make libeigen3-dev catch2 pkg-config"
 [ -n "${CXX:-}" ] || core="g++ $core"
 examples="zlib1g-dev libcxxopts-dev"
 mpi=libopenmpi-dev
+files="nlohmann-json3-dev python3-torch libonnx-testdata" # of other frameworks, and for theirs
 folder=tests${CXX:+-${CXX##*/}}
 compiling='^(header_alone|cxx20|misuse|install|consumer|readme)' # tests that compile by themselves
 failed=
@@ -59,7 +60,8 @@ failed=
 if [ $# -eq 0 ]; then
   also "The core" "$core" build_and_test "$folder" -DBATCHNORM_EXAMPLES=OFF
 else
-  also "The core, the examples and ranks over MPI" "$core $examples $mpi" \
+  also "The core, the examples, other frameworks' files and ranks over MPI" \
+    "$core $examples $files $mpi" \
     build_and_test "$folder" -DBATCHNORM_EXAMPLES=ON -DBATCHNORM_MPI=ON
   if [ "$(uname -m)" = x86_64 ]; then
     also "The kernels on an emulated processor without AVX2" qemu-user test_without_avx2

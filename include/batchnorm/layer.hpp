@@ -104,14 +104,14 @@ class BatchNorm {
     check_type<X>();
     check_type<detail::Bare<Y>>();
     if constexpr (detail::is_tensor_ref<detail::Bare<Y>>) {
-      by_way_of_plain(y, [&](auto& plain) { forward(x, plain); });
+      detail::by_way_of_plain(y, [&](auto& plain) { forward(x, plain); });
     } else {
-      check_result<Y>();
-      constexpr int order = checked_order<X, detail::Bare<Y>>();
+      detail::check_result<Scalar, Y>();
+      constexpr int order = detail::checked_order<X, detail::Bare<Y>>();
       const detail::Where where = in("forward");
       const auto& values = detail::evaluated<order>(x);
       const detail::Shape shape = checked_shape(values, where);
-      check_same_shape("y", detail::shape_of(y), shape, where);
+      detail::check_same_shape("y", detail::shape_of(y), shape, where);
       forward_view(view<const Scalar, order>(values), view<Scalar, order>(y), shape, where);
     }
   }
@@ -159,16 +159,16 @@ class BatchNorm {
     check_type<Dy>();
     check_type<detail::Bare<Dx>>();
     if constexpr (detail::is_tensor_ref<detail::Bare<Dx>>) {
-      by_way_of_plain(dx, [&](auto& plain) { backward(saved, x, dy, plain); });
+      detail::by_way_of_plain(dx, [&](auto& plain) { backward(saved, x, dy, plain); });
     } else {
-      check_result<Dx>();
-      constexpr int order = checked_order<X, Dy, detail::Bare<Dx>>();
+      detail::check_result<Scalar, Dx>();
+      constexpr int order = detail::checked_order<X, Dy, detail::Bare<Dx>>();
       const detail::Where where = in("backward");
       const auto& values = detail::evaluated<order>(x);
       const auto& gradient = detail::evaluated<order>(dy);
       const detail::Shape shape = checked_shape(values, where);
-      check_same_shape("dy", detail::shape_of(gradient), shape, where);
-      check_same_shape("dx", detail::shape_of(dx), shape, where);
+      detail::check_same_shape("dy", detail::shape_of(gradient), shape, where);
+      detail::check_same_shape("dx", detail::shape_of(dx), shape, where);
       check_saved(saved, shape, where);
       backward_view(saved, view<const Scalar, order>(values), view<const Scalar, order>(gradient),
                     view<Scalar, order>(dx), where);
@@ -262,29 +262,6 @@ class BatchNorm {
     static_assert(spatial != 3 || Argument::rank == 5,
                   "batchnorm: BatchNorm3d takes (N, C, D, H, W): rank 5");
   }
-  template <class Y>
-  static constexpr void check_result() {
-    constexpr bool lies_in_memory = detail::Argument<detail::Bare<Y>>::is_direct;
-    static_assert(lies_in_memory, "batchnorm: y and dx must be written in place: no expressions");
-    if constexpr (lies_in_memory) {
-      static_assert(std::is_convertible_v<decltype(std::declval<Y&>().data()), Scalar*>,
-                    "batchnorm: y and dx must be writable");
-    }
-  }
-  /// Writes a TensorRef, whose elements may lie anywhere, from a plain tensor.
-  template <class Ref, class Write>
-  static void by_way_of_plain(Ref& ref, const Write& write) {
-    auto plain = detail::like(ref);
-    write(plain);
-    for (Index i = 0; i < plain.size(); ++i) ref.coeffRef(i) = plain.data()[i];
-  }
-  template <class... X>
-  [[nodiscard]] static constexpr int checked_order() {
-    constexpr int order = detail::common_order<X...>();
-    static_assert(order != detail::mixed_orders,
-                  "batchnorm: x, y, dy and dx must share a storage order");
-    return order;
-  }
   template <class T, int order, class X>
   [[nodiscard]] detail::View<T> view(X& x) const {
     return detail::view_of<T, order>(x, options_.channel_axis);
@@ -296,20 +273,8 @@ class BatchNorm {
   [[nodiscard]] detail::Shape checked_shape(const X& x, const detail::Where& where) const {
     check_lengths(where);
     const detail::Shape shape = detail::shape_of(x);
-    const bool last = options_.channel_axis == ChannelAxis::last;
-    const Index channels = shape.extents[static_cast<std::size_t>(last ? shape.rank - 1 : 1)];
-    if (channels != num_features_) {
-      where.invalid("expected " + std::to_string(num_features_) + " channels, got " +
-                    std::to_string(channels) + " in " + shape.text());
-    }
+    detail::check_channels(shape, options_.channel_axis, num_features_, where);
     return shape;
-  }
-  static void check_same_shape(const char* what, const detail::Shape& shape,
-                               const detail::Shape& expected, const detail::Where& where) {
-    if (shape != expected) {
-      where.invalid(std::string("expected ") + what + " of x's shape " + expected.text() +
-                    ", got " + shape.text());
-    }
   }
   void check_lengths(const detail::Where& where) const {
     if (num_features_ == 0) {

@@ -40,6 +40,8 @@ void mistakes(const Batch& x, const Batch& dy) {
 #elif defined(RESULT_OF_OTHER_ORDER)   // says: storage order
   Eigen::Tensor<float, 4, Eigen::ColMajor> column_major(8, 64, 7, 7);
   layer.forward(x, column_major);
+#elif defined(DOUBLES_ON_FLOATS)       // says: apply affine.cast<float>()
+  (void)batchnorm::BatchNorm2d<double>(64).folded().apply(x);
 #elif defined(NOT_A_BATCH)             // says: Eigen tensors
   (void)layer.forward(1.0f);
 #else
@@ -47,5 +49,6 @@ void mistakes(const Batch& x, const Batch& dy) {
   (void)layer.forward(x);
   (void)layer.backward(x, dy);
   layer.set_device(nullptr);
+  (void)layer.folded().apply(x);
 #endif
 }

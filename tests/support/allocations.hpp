@@ -20,6 +20,12 @@
 namespace testing {
 
 inline std::atomic<long> allocation_count{0};
+inline std::atomic<std::size_t> largest_allocation{0};
+
+inline void note_allocation(std::size_t size) {
+  ++allocation_count;
+  if (size > largest_allocation) largest_allocation = size;
+}
 
 #if defined(TESTING_HAS_OWN_MALLOC)
 inline constexpr bool counts_allocations = false;
@@ -45,19 +51,19 @@ void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
 
 void* malloc(std::size_t size) {
-  ++testing::allocation_count;
+  testing::note_allocation(size);
   return __libc_malloc(size);
 }
 void* calloc(std::size_t n, std::size_t size) {
-  ++testing::allocation_count;
+  testing::note_allocation(n * size);
   return __libc_calloc(n, size);
 }
 void* realloc(void* p, std::size_t size) {
-  ++testing::allocation_count;
+  testing::note_allocation(size);
   return __libc_realloc(p, size);
 }
 void* aligned_alloc(std::size_t alignment, std::size_t size) {
-  ++testing::allocation_count;
+  testing::note_allocation(size);
   return __libc_memalign(alignment, size);
 }
 }

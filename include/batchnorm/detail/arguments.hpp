@@ -2,11 +2,13 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <string>
 #include <type_traits>
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <utility>
 
 #include "batchnorm/detail/view.hpp"
+#include "batchnorm/error.hpp"
 #include "batchnorm/options.hpp"
 
 // From what users pass (tensors, maps, matrices, blocks, expressions) to views.
@@ -173,6 +175,50 @@ template <class T, int Order, class X>
     return Order == Eigen::RowMajor ? dense_view<T>(x.data(), before, channels, after)
                                     : dense_view<T>(x.data(), after, channels, before);
   }
+}
+
+// What calls check of their arguments. ----------------------------------------------------------
+
+/// At compile time: y or dx can be written in place.
+template <class Scalar, class Y>
+constexpr void check_result() {
+  constexpr bool lies_in_memory = Argument<Bare<Y>>::is_direct;
+  static_assert(lies_in_memory, "batchnorm: y and dx must be written in place: no expressions");
+  if constexpr (lies_in_memory) {
+    static_assert(std::is_convertible_v<decltype(std::declval<Y&>().data()), Scalar*>,
+                  "batchnorm: y and dx must be writable");
+  }
+}
+template <class... X>
+[[nodiscard]] constexpr int checked_order() {
+  constexpr int order = common_order<X...>();
+  static_assert(order != mixed_orders, "batchnorm: x, y, dy and dx must share a storage order");
+  return order;
+}
+
+inline void check_channels(const Shape& shape, ChannelAxis axis, Index expected,
+                           const Where& where) {
+  const Index channels =
+      shape.extents[static_cast<std::size_t>(axis == ChannelAxis::last ? shape.rank - 1 : 1)];
+  if (channels != expected) {
+    where.invalid("expected " + std::to_string(expected) + " channels, got " +
+                  std::to_string(channels) + " in " + shape.text());
+  }
+}
+inline void check_same_shape(const char* what, const Shape& shape, const Shape& expected,
+                             const Where& where) {
+  if (shape != expected) {
+    where.invalid(std::string("expected ") + what + " of x's shape " + expected.text() + ", got " +
+                  shape.text());
+  }
+}
+
+/// Writes a TensorRef, whose elements may lie anywhere, from a plain tensor.
+template <class Ref, class Write>
+void by_way_of_plain(Ref& ref, const Write& write) {
+  auto plain = like(ref);
+  write(plain);
+  for (Index i = 0; i < plain.size(); ++i) ref.coeffRef(i) = plain.data()[i];
 }
 
 }  // namespace batchnorm::detail

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <type_traits>
+
+#include "batchnorm/detail/arguments.hpp"
+
+namespace batchnorm::detail {
+
+/// Calls f(index, element) for every element of a matrix or tensor, whatever its storage order, in
+/// the order of row-major memory: the last axis goes fastest. Slow, for weights.
+template <class X, class F>
+void for_each_element(X& x, const F& f) {
+  using Plain = std::remove_const_t<X>;
+  constexpr auto rank = static_cast<std::size_t>(Argument<Plain>::rank);
+  const Shape shape = shape_of(x);
+  std::array<Index, rank> i{};
+  for (Index left = x.size(); left > 0; --left) {
+    if constexpr (is_matrix<Plain>) {
+      f(i, x(i[0], i[1]));
+    } else {
+      f(i, x(i));
+    }
+    for (std::size_t d = rank; d-- > 0 && ++i[d] == shape.extents[d];) i[d] = 0;
+  }
+}
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <cmath>
+#include <string>
+#include <type_traits>
+
+#include "batchnorm/channel_affine.hpp"
+#include "batchnorm/detail/elements.hpp"
+#include "batchnorm/layer.hpp"
+
+// Folds a batch norm in eval mode into the layer before it, or into a linear layer after it. With
+// the batch norm as y = scale * (x - center) + shift,
+//
+//   before:  scale * (W x + b - center) + shift = W' x + b'    W' = scale * W, by output channel
+//                                                              b' = scale * (b - center) + shift
+//   after:   W (scale * (x - center) + shift) + b = W' x + b'  W' = W * scale, by input feature
+//                                                              b' = b + W (shift - scale * center)
+//
+// All is computed in double and rounded once to the weights' type; nothing is changed. A following
+// convolution is left out: the zeros that pad its input stand for 0 behind the batch norm, and would
+// stand for something else before it.
+//
+// `norm` is a BatchNorm1d, 2d or 3d that tracks running statistics, or a ChannelAffine. `weight` is a
+// tensor or, for linear layers, a matrix, of any storage order; `bias` a vector, or {} for none. Errors
+// are std::invalid_argument for weights that do not fit, or that leave their type's range, and
+// std::logic_error for a layer that cannot be folded.
+namespace batchnorm {
+
+/// The axes of a linear layer's weights: y = W x (PyTorch), or y = x W (Keras, Flax).
+enum class LinearLayout { out_in, in_out };
+
+/// The axes of a convolution's weights, here for two dimensions; those for one and three go alike.
+enum class ConvLayout {
+  oihw,  ///< PyTorch, ONNX; with groups (O, I / groups, H, W), depthwise (O, 1, H, W)
+  hwio,  ///< Keras, Flax, TensorFlow; with groups (H, W, I / groups, O)
+  hwim   ///< Keras's depthwise: (H, W, I, multiplier), output channel i * multiplier + m
+};
+
+/// The axes of a transposed convolution's weights.
+enum class TransposedConvLayout {
+  iohw,  ///< PyTorch, ONNX; with groups (I, O / groups, H, W)
+  hwoi   ///< Keras
+};
+
+/// What replaces a layer's weights, or takes a bias where there was none.
+template <class Weight>
+struct FoldedWeights {
+  Weight weight;                                                   ///< of the shape it had
+  Eigen::Matrix<typename Weight::Scalar, Eigen::Dynamic, 1> bias;  ///< (O)
+};
+
+namespace detail {
+
+/// The plain type of weights passed as X, and of their bias.
+template <class X>
+using PlainWeight = typename Argument<X>::Plain;
+template <class X>
+using BiasOf = Eigen::Matrix<typename Argument<X>::Scalar, Eigen::Dynamic, 1>;
+
+/// y = scale * (x - center) + shift, not rounded to the layer's type.
+template <class Scalar, int spatial>
+[[nodiscard]] ChannelAffine<double> unrounded_map(const BatchNorm<Scalar, spatial>& bn) {
+  ChannelAffine<double> map = bn.folded().template cast<double>();
+  for (Index c = 0; c < map.scale.size(); ++c) {
+    const double gamma = bn.options().scale ? static_cast<double>(bn.gamma()[c]) : 1.0;
+    map.scale[c] = gamma / std::sqrt(static_cast<double>(bn.running_var()[c]) + bn.options().eps);
+  }
+  return map;
+}
+template <class Param>
+[[nodiscard]] ChannelAffine<double> unrounded_map(const ChannelAffine<Param>& affine) {
+  return affine.template cast<double>();
+}
+
+template <class Scalar>
+[[nodiscard]] Scalar rounded_weight(double v, const Where& where) {
+  const auto rounded = static_cast<Scalar>(narrow<ParamOf<Scalar>>(v));
+  if (is_finite(v) && !is_finite(static_cast<double>(rounded))) {
+    where.invalid("expected folded weights in the range of their type, got " + number(v));
+  }
+  return rounded;
+}
+
+inline void check_fold(const char* what, Index channels, Index expected, const Shape& weight,
+                       const Where& where) {
+  if (channels == expected) return;
+  where.invalid("expected " + std::to_string(expected) + " " + what +
+                ", as the batch norm has, got " + std::to_string(channels) + " in weights of " +
+                weight.text());
+}
+template <class Bias>
+void check_bias(const Bias& bias, Index expected, const Where& where) {
+  if (bias.size() == 0 || bias.size() == expected) return;
+  where.invalid("expected a bias of length " + std::to_string(expected) + " or none, got " +
+                std::to_string(bias.size()));
+}
+
+/// Folds into the layer before. output_of(index) is a weight's output channel, of which there are
+/// `outputs`.
+template <class X, class Norm, class OutputOf>
+[[nodiscard]] FoldedWeights<PlainWeight<X>> fold_into_outputs(const X& weight,
+                                                              const BiasOf<X>& bias,
+                                                              const Norm& norm, Index outputs,
+                                                              const OutputOf& output_of,
+                                                              const Where& where) {
+  using Scalar = typename Argument<X>::Scalar;
+  static_assert(is_supported_scalar<Scalar>,
+                "batchnorm: weights must be of float, double, Eigen::half or Eigen::bfloat16");
+  const ChannelAffine<double> map = unrounded_map(norm);
+  FoldedWeights<PlainWeight<X>> folded{PlainWeight<X>(weight), BiasOf<X>(map.scale.size())};
+  check_fold("output channels", outputs, map.scale.size(), shape_of(folded.weight), where);
+  check_bias(bias, outputs, where);
+  for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
+    w = rounded_weight<Scalar>(static_cast<double>(w) * map.scale[output_of(i)], where);
+  });
+  for (Index o = 0; o < outputs; ++o) {
+    const double b = bias.size() > 0 ? static_cast<double>(bias[o]) : 0.0;
+    folded.bias[o] =
+        rounded_weight<Scalar>(map.scale[o] * (b - map.center[o]) + map.shift[o], where);
+  }
+  return folded;
+}
+
+template <int least, int most, class X>
+constexpr void check_rank() {
+  static_assert(Argument<X>::rank >= least && Argument<X>::rank <= most,
+                "batchnorm: weights must be of rank 2 for linear layers, 3 to 5 for convolutions");
+}
+
+}  // namespace detail
+
+/// linear, then norm, as one linear layer.
+template <class X, class Norm>
+[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_linear(
+    const X& weight, const detail::BiasOf<X>& bias, const Norm& norm,
+    LinearLayout layout = LinearLayout::out_in) {
+  detail::check_rank<2, 2, X>();
+  const std::size_t axis = layout == LinearLayout::out_in ? 0 : 1;
+  return detail::fold_into_outputs(weight, bias, norm, detail::shape_of(weight).extents[axis],
+                                   [axis](const auto& i) { return i[axis]; },
+                                   {"batchnorm", "fold_into_linear"});
+}
+
+/// convolution, then norm, as one convolution: of one, two or three dimensions, with any stride,
+/// padding, dilation and number of groups.
+template <class X, class Norm>
+[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_conv(
+    const X& weight, const detail::BiasOf<X>& bias, const Norm& norm,
+    ConvLayout layout = ConvLayout::oihw) {
+  detail::check_rank<3, 5, X>();
+  constexpr std::size_t last = static_cast<std::size_t>(detail::Argument<X>::rank) - 1;
+  const auto extents = detail::shape_of(weight).extents;
+  const detail::Where where{"batchnorm", "fold_into_conv"};
+  if (layout == ConvLayout::hwim) {
+    return detail::fold_into_outputs(
+        weight, bias, norm, extents[last - 1] * extents[last],
+        [&](const auto& i) { return i[last - 1] * extents[last] + i[last]; }, where);
+  }
+  const std::size_t axis = layout == ConvLayout::oihw ? 0 : last;
+  return detail::fold_into_outputs(
+      weight, bias, norm, extents[axis], [axis](const auto& i) { return i[axis]; }, where);
+}
+
+/// transposed convolution, then norm, as one transposed convolution. `groups` is the layer's number of
+/// them, which its weights do not tell.
+template <class X, class Norm>
+[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_transposed_conv(
+    const X& weight, const detail::BiasOf<X>& bias, const Norm& norm, Eigen::Index groups = 1,
+    TransposedConvLayout layout = TransposedConvLayout::iohw) {
+  detail::check_rank<3, 5, X>();
+  constexpr std::size_t last = static_cast<std::size_t>(detail::Argument<X>::rank) - 1;
+  const auto extents = detail::shape_of(weight).extents;
+  const detail::Where where{"batchnorm", "fold_into_transposed_conv"};
+  const bool iohw = layout == TransposedConvLayout::iohw;
+  const std::size_t input_axis = iohw ? 0 : last, output_axis = iohw ? 1 : last - 1;
+  const Eigen::Index inputs = extents[input_axis], outputs_of_group = extents[output_axis];
+  if (groups < 1 || inputs % groups != 0) {
+    where.invalid("expected groups that divide " + std::to_string(inputs) +
+                  " input channels, got " + std::to_string(groups));
+  }
+  return detail::fold_into_outputs(
+      weight, bias, norm, outputs_of_group * groups,
+      [&](const auto& i) {
+        return i[input_axis] / (inputs / groups) * outputs_of_group + i[output_axis];
+      },
+      where);
+}
+
+/// norm, then linear, as one linear layer. Where (N, C, H, W) was flattened between them, a channel has
+/// H * W features in a row; with ChannelAxis::last, for (N, H, W, C), channels take turns.
+template <class X, class Norm>
+[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_next_linear(
+    const Norm& norm, const X& weight, const detail::BiasOf<X>& bias,
+    LinearLayout layout = LinearLayout::out_in, ChannelAxis flattened = ChannelAxis::first) {
+  using Scalar = typename detail::Argument<X>::Scalar;
+  using Index = Eigen::Index;
+  detail::check_rank<2, 2, X>();
+  const detail::Where where{"batchnorm", "fold_into_next_linear"};
+  const ChannelAffine<double> map = detail::unrounded_map(norm);
+  const detail::Shape shape = detail::shape_of(weight);
+  const std::size_t output_axis = layout == LinearLayout::out_in ? 0 : 1;
+  const Index inputs = shape.extents[1 - output_axis], outputs = shape.extents[output_axis];
+  const Index channels = map.scale.size();
+  if (channels == 0 || inputs == 0 || inputs % channels != 0) {
+    where.invalid("expected features of " + std::to_string(channels) +
+                  " channels, as the batch norm has, got " + std::to_string(inputs) +
+                  " in weights of " + shape.text());
+  }
+  detail::check_bias(bias, outputs, where);
+
+  FoldedWeights<detail::PlainWeight<X>> folded{detail::PlainWeight<X>(weight),
+                                               detail::BiasOf<X>(outputs)};
+  Eigen::VectorXd b = Eigen::VectorXd::Zero(outputs);
+  if (bias.size() > 0) b = bias.template cast<double>();
+  detail::for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
+    const Index input = i[1 - output_axis];
+    const Index c =
+        flattened == ChannelAxis::first ? input / (inputs / channels) : input % channels;
+    const double old = static_cast<double>(w);
+    b[i[output_axis]] += old * (map.shift[c] - map.scale[c] * map.center[c]);
+    w = detail::rounded_weight<Scalar>(old * map.scale[c], where);
+  });
+  for (Index o = 0; o < outputs; ++o) folded.bias[o] = detail::rounded_weight<Scalar>(b[o], where);
+  return folded;
+}
+
+}  // namespace batchnorm
