@@ -141,7 +141,7 @@ class SyncBatchNorm {
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
     if constexpr (detail::is_tensor_ref<detail::Bare<Y>>) {
-      parts_.by_way_of_plain(y, [&](auto& plain) { forward(x, plain); });
+      detail::by_way_of_plain(y, [&](auto& plain) { forward(x, plain); });
     } else {
       auto one = part(x, y);
       detail::exchange(std::vector<detail::SyncForward*>{&one});
@@ -159,7 +159,7 @@ class SyncBatchNorm {
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     if constexpr (detail::is_tensor_ref<detail::Bare<Dx>>) {
-      parts_.by_way_of_plain(dx, [&](auto& plain) { backward(x, dy, plain); });
+      detail::by_way_of_plain(dx, [&](auto& plain) { backward(x, dy, plain); });
     } else {
       auto one = part(x, dy, dx);
       detail::exchange(std::vector<detail::SyncBackward*>{&one});

@@ -47,12 +47,6 @@ class InParts {
     return !layer_->is_training() && layer_->options().track_running_stats;
   }
 
-  /// Writes a TensorRef by way of a plain tensor.
-  template <class Ref, class Write>
-  static void by_way_of_plain(Ref& ref, const Write& write) {
-    Layer::by_way_of_plain(ref, write);
-  }
-
   // Arguments. -----------------------------------------------------------------------------------
 
   /// Checks x and y as the layer does and calls f(view of x, view of y, shape).
@@ -61,13 +55,13 @@ class InParts {
     Layer::template check_type<X>();
     Layer::template check_type<Bare<Y>>();
     if constexpr (is_tensor_ref<Bare<Y>>) {
-      Layer::by_way_of_plain(y, [&](auto& plain) { on_views(where, x, plain, f); });
+      by_way_of_plain(y, [&](auto& plain) { on_views(where, x, plain, f); });
     } else {
-      Layer::template check_result<Y>();
-      constexpr int order = Layer::template checked_order<X, Bare<Y>>();
+      check_result<Scalar, Y>();
+      constexpr int order = checked_order<X, Bare<Y>>();
       const auto& values = evaluated<order>(x);
       const Shape shape = layer_->checked_shape(values, where);
-      Layer::check_same_shape("y", shape_of(y), shape, where);
+      check_same_shape("y", shape_of(y), shape, where);
       const In in = layer_->template view<const Scalar, order>(values);
       const Out out = layer_->template view<Scalar, order>(y);
       if (overlaps(in, out) || (in.size() > 0 && is_same_place(in, out))) {
@@ -83,15 +77,15 @@ class InParts {
     Layer::template check_type<Dy>();
     Layer::template check_type<Bare<Dx>>();
     if constexpr (is_tensor_ref<Bare<Dx>>) {
-      Layer::by_way_of_plain(dx, [&](auto& plain) { on_views(where, x, dy, plain, f); });
+      by_way_of_plain(dx, [&](auto& plain) { on_views(where, x, dy, plain, f); });
     } else {
-      Layer::template check_result<Dx>();
-      constexpr int order = Layer::template checked_order<X, Dy, Bare<Dx>>();
+      check_result<Scalar, Dx>();
+      constexpr int order = checked_order<X, Dy, Bare<Dx>>();
       const auto& values = evaluated<order>(x);
       const auto& gradient = evaluated<order>(dy);
       const Shape shape = layer_->checked_shape(values, where);
-      Layer::check_same_shape("dy", shape_of(gradient), shape, where);
-      Layer::check_same_shape("dx", shape_of(dx), shape, where);
+      check_same_shape("dy", shape_of(gradient), shape, where);
+      check_same_shape("dx", shape_of(dx), shape, where);
       const In in = layer_->template view<const Scalar, order>(values);
       const In in_dy = layer_->template view<const Scalar, order>(gradient);
       const Out out = layer_->template view<Scalar, order>(dx);
@@ -108,7 +102,7 @@ class InParts {
   template <class X, class F>
   void on_view(const Where& where, const X& x, const F& f) const {
     Layer::template check_type<X>();
-    constexpr int order = Layer::template checked_order<X>();
+    constexpr int order = checked_order<X>();
     const auto& values = evaluated<order>(x);
     const Shape shape = layer_->checked_shape(values, where);
     f(layer_->template view<const Scalar, order>(values), shape);
@@ -118,11 +112,11 @@ class InParts {
   void on_inputs(const Where& where, const X& x, const Dy& dy, const F& f) const {
     Layer::template check_type<X>();
     Layer::template check_type<Dy>();
-    constexpr int order = Layer::template checked_order<X, Dy>();
+    constexpr int order = checked_order<X, Dy>();
     const auto& values = evaluated<order>(x);
     const auto& gradient = evaluated<order>(dy);
     const Shape shape = layer_->checked_shape(values, where);
-    Layer::check_same_shape("dy", shape_of(gradient), shape, where);
+    check_same_shape("dy", shape_of(gradient), shape, where);
     f(layer_->template view<const Scalar, order>(values),
       layer_->template view<const Scalar, order>(gradient), shape);
   }
