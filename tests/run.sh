@@ -55,24 +55,27 @@ mpi=libopenmpi-dev
 files="nlohmann-json3-dev python3-torch libonnx-testdata" # of other frameworks, and for theirs
 folder=tests${CXX:+-${CXX##*/}}
 compiling='^(header_alone|cxx20|misuse|install|consumer|readme)' # tests that compile by themselves
+everywhere=${EVERYWHERE:-OFF} # whether clang and the sanitizers see more than the core, too
 failed=
 
 if [ $# -eq 0 ]; then
-  also "The core" "$core" build_and_test "$folder" -DBATCHNORM_EXAMPLES=OFF
+  also "The core" "$core" \
+    build_and_test "$folder" -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=OFF
 else
   also "The core, the examples, other frameworks' files and ranks over MPI" \
     "$core $examples $files $mpi" \
-    build_and_test "$folder" -DBATCHNORM_EXAMPLES=ON -DBATCHNORM_MPI=ON
+    build_and_test "$folder" -DBATCHNORM_EXAMPLES=ON -DBATCHNORM_ALL_TESTS=ON -DBATCHNORM_MPI=ON
   if [ "$(uname -m)" = x86_64 ]; then
     also "The kernels on an emulated processor without AVX2" qemu-user test_without_avx2
   fi
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
   also "The core with clang" clang \
-    build_and_test tests-clang++ -DBATCHNORM_EXAMPLES=OFF -DCMAKE_CXX_COMPILER=clang++
+    build_and_test tests-clang++ -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS="$everywhere" \
+    -DCMAKE_CXX_COMPILER=clang++
   without=$compiling
   also "The core with the address and undefined behaviour sanitizers" "" \
-    build_and_test tests-sanitized -DBATCHNORM_EXAMPLES=OFF \
+    build_and_test tests-sanitized -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS="$everywhere" \
     -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all"
 fi
 [ -z "$failed" ] || { printf '\nFailed:%s\n' "$failed" >&2; exit 1; }
