@@ -517,6 +517,11 @@ TEMPLATE_TEST_CASE("a channel that is not finite poisons its own running statist
       CHECK(class_of(layer.running_mean()[4]) == (which == 2 ? Class::nan : Class::infinite));
       CHECK(class_of(layer.running_var()[4]) == Class::nan);
       CHECK(layer.num_batches_tracked() == 1);
+      // And so they stay, whatever comes: a weighted sum with an infinity is one.
+      x(17, 4) = x(16, 4);
+      static_cast<void>(layer.forward(x));
+      CHECK(class_of(layer.running_mean()[4]) == (which == 2 ? Class::nan : Class::infinite));
+      CHECK(class_of(layer.running_var()[4]) == Class::nan);
     });
   }
 }
@@ -600,6 +605,12 @@ TEST_CASE("a cumulative average counts a channel's own updates, not skipped ones
   x << 1, 10, 3, 30;
   static_cast<void>(layer.forward(x));
   CHECK(layer.running_mean()[1] == Approx(20));
+  x << 5, infinity(), 7, 1;  // skipped in channel 1
+  static_cast<void>(layer.forward(x));
+  layer.num_batches_tracked() = 0;  // a user starts to count anew: never less than no update
+  x << 1, 40, 3, 60;
+  static_cast<void>(layer.forward(x));
+  CHECK(layer.running_mean()[1] == Approx(50));
 }
 
 TEST_CASE("a momentum outside [0, 1] is refused", "[extremes]") {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -422,7 +423,8 @@ class BatchNorm {
   /// The weight of a new batch in a channel's running mean (which = 0) or variance (1).
   [[nodiscard]] double weight(Index c, int which) const {
     if (!options_.momentum.is_cumulative()) return options_.momentum.weight_of_new();
-    return 1 / (1 + static_cast<double>(num_batches_tracked_ - skipped_(c, which)));
+    const std::int64_t updates = num_batches_tracked_ - skipped_(c, which);
+    return 1 / (1 + static_cast<double>(std::max<std::int64_t>(updates, 0)));
   }
 
   [[nodiscard]] static double moved(Param running, double value, double w) {
@@ -431,7 +433,8 @@ class BatchNorm {
   static void move_towards(double value, double w, bool finite, Param& running) {
     if (w == 0) return;
     const double there = moved(running, value, w);
-    running = finite ? detail::saturated<Param>(there) : detail::narrow<Param>(there);
+    const bool stays_finite = finite && detail::is_finite(static_cast<double>(running));
+    running = stays_finite ? detail::saturated<Param>(there) : detail::narrow<Param>(there);
   }
 
   void backward_view(const Saved& saved, const detail::View<const Scalar>& x,
