@@ -121,6 +121,24 @@ class InParts {
       layer_->template view<const Scalar, order>(gradient), shape);
   }
 
+  // The layer's own calls, by a pass of another kind. ----------------------------------------------
+
+  template <class Pass, class... More>
+  void forward_by(const In& x, const Out& y, const Shape& shape, const Where& where,
+                  const More&... more) const {
+    layer_->template forward_view<Pass>(x, y, shape, where, more...);
+  }
+  template <class Pass, class... More>
+  void backward_by(const In& x, const In& dy, const Out& dx, const Shape& shape, const Where& where,
+                   const More&... more) const {
+    layer_->check_saved(layer_->saved(), shape, where);
+    layer_->template backward_view<Pass>(layer_->saved(), x, dy, dx, where, more...);
+  }
+  void check_saved(const Shape& shape, const Where& where) const {
+    layer_->check_saved(layer_->saved(), shape, where);
+  }
+  [[nodiscard]] const Workers& workers() const { return layer_->workers_; }
+
   // Forward. -------------------------------------------------------------------------------------
 
   /// The moments of a part; only counted where running statistics will normalize.
