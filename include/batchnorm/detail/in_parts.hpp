@@ -206,6 +206,13 @@ class InParts {
     return {layer_->running_mean_, layer_->running_var_, layer_->num_batches_tracked_,
             layer_->skipped_};
   }
+  /// The same, without allocations from the second time on.
+  void get_running(Running& running) const {
+    running.mean = layer_->running_mean_;
+    running.var = layer_->running_var_;
+    running.num_batches_tracked = layer_->num_batches_tracked_;
+    running.skipped = layer_->skipped_;
+  }
   void set_running(const Running& running) const {
     layer_->running_mean_ = running.mean;
     layer_->running_var_ = running.var;
