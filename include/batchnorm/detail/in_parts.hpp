@@ -138,6 +138,17 @@ class InParts {
     layer_->check_saved(layer_->saved(), shape, where);
   }
   [[nodiscard]] const Workers& workers() const { return layer_->workers_; }
+  /// Sums and dx by another gamma than the layer's.
+  [[nodiscard]] GradientSums backward_with(const Saved& by, const Affine<ParamOf<Scalar>>& affine,
+                                           const In& x, const In& dy, const Out& dx) const {
+    const Normalizer<const double> given{by.mean.data(), by.inv_std.data(), by.batch_statistics};
+    Backward<Scalar> pass({x, affine, given, layer_->workers_, layer_->scratch_}, dy, dx);
+    pass.run();
+    GradientSums sums(channels());
+    std::copy_n(pass.dbeta(), channels(), sums.dbeta.data());
+    std::copy_n(pass.dgamma(), channels(), sums.dgamma.data());
+    return sums;
+  }
 
   // Forward. -------------------------------------------------------------------------------------
 

@@ -13,20 +13,21 @@
 
 namespace batchnorm {
 
-/// BatchNorm1d of a number of channels known at compile time, for real-time and embedded programs: the
-/// layer is one block of numbers wherever you put it, and with matrices of fixed size no call uses the
-/// heap, construction and copies included. It needs neither exceptions nor RTTI, nor Eigen's Tensor.
+/// BatchNorm1d of a number of channels known at compile time, for real-time and embedded programs:
+/// the layer is one block of numbers wherever you put it, and with matrices of fixed size no call
+/// uses the heap, construction and copies included. It needs neither exceptions nor RTTI, nor
+/// Eigen's Tensor.
 ///
 ///   FixedBatchNorm1d<float, 64> bn;                     // BatchNorm1d's formulas, members and options
 ///   Eigen::Matrix<float, 32, 64, Eigen::RowMajor> x;    // N rows, C columns: fixed, at most or mapped
 ///   auto y = bn.forward(x);
 ///   auto dx = bn.backward(x, dy);
 ///
-/// It differs from BatchNorm1d in this: x, y, dy and dx are dense matrices of C columns; gamma() is 1
-/// and beta() 0, and their gradients stay 0, where an option has switched them off, instead of being
-/// empty, as running statistics stay 0 and 1; it computes in double throughout, by plain loops on the
-/// calling thread; deviations of doubles beyond 1e150, whose squares overflow, count as not finite.
-/// The message of an error is a std::string, the only one on the heap.
+/// It differs from BatchNorm1d in this: x, y, dy and dx are dense matrices of C columns; gamma() is
+/// 1 and beta() 0, and their gradients stay 0, where an option has switched them off, instead of
+/// being empty, as running statistics stay 0 and 1; it computes in double throughout, by plain
+/// loops on the calling thread; deviations of doubles beyond 1e150, whose squares overflow, count
+/// as not finite. The message of an error is a std::string, the only one on the heap.
 template <class Scalar, int C>
 class FixedBatchNorm1d {
   static_assert(detail::is_supported_scalar<Scalar>,

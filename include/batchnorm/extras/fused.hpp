@@ -13,7 +13,7 @@
 
 namespace batchnorm {
 
-// Activations for Fused. ---------------------------------------------------------------------------
+// Activations for Fused. ----------
 
 struct Identity {};  ///< z
 struct Relu {};      ///< max(z, 0)
@@ -285,15 +285,15 @@ template <class R>
 ///   y = act(BN(x) + r):    fused.forward(x, y, plus(r));        fused.backward(x, y, dy, dx, dr);
 ///
 /// with dz = act'(z) * dy, and the layer's own backward from dz: adds to bn.grad_gamma() and
-/// bn.grad_beta(). No mask is kept: backward makes z again from x, or with a residual, whose gradient is
-/// dz, sees in y on which side of 0 it was. act' is 0, or the slope, at 0 and 0 at 6, as in PyTorch.
-/// y is the activation of the layer's y but for a rounding less. A NaN stays NaN.
+/// bn.grad_beta(). No mask is kept: backward makes z again from x, or with a residual, whose
+/// gradient is dz, sees in y on which side of 0 it was. act' is 0, or the slope, at 0 and 0 at 6,
+/// as in PyTorch. y is the activation of the layer's y but for a rounding less. A NaN stays NaN.
 ///
-/// Mode, statistics, options, arguments and errors are the layer's; calls into memory of yours allocate
-/// nothing. y must not overlap x or r, in eval mode either. The layer must outlive this object and stay
-/// where it is, and its own backward is no longer of use after a fused forward. Under -ffast-math, dx is
-/// not promised for channels beyond the kernels' range.
-/// Source: ReLU after the addition, as in He et al., 2015, arXiv 1512.03385.
+/// Mode, statistics, options, arguments and errors are the layer's; calls into memory of yours
+/// allocate nothing. y must not overlap x or r, in eval mode either. The layer must outlive this
+/// object and stay where it is, and its own backward is no longer of use after a fused forward.
+/// Under -ffast-math, dx is not promised for channels beyond the kernels' range. Source: ReLU after
+/// the addition, as in He et al., 2015, arXiv 1512.03385.
 template <class Act, class Scalar, int spatial>
 class Fused {
  public:

@@ -17,8 +17,9 @@ struct RenormLimits {
   double d_max = 0;
 };
 
-/// The limits over training: none, so plain batch normalization, for some batches, then rising along
-/// straight lines. The defaults are the paper's. All that is counted is bn.num_batches_tracked().
+/// The limits over training: none, so plain batch normalization, for some batches, then rising
+/// along straight lines. The defaults are the paper's. All that is counted is
+/// bn.num_batches_tracked().
 struct RenormSchedule {
   std::int64_t start = 5000;   ///< batches of r_max = 1, d_max = 0
   std::int64_t r_end = 40000;  ///< from here on r_max is the full one; not before start
@@ -38,8 +39,8 @@ struct RenormSchedule {
   }
 };
 
-/// Batch renormalization (Ioffe, 2017, arXiv 1702.03275), for small batches or such that are not drawn
-/// at random: training normalizes nearly as inference will.
+/// Batch renormalization (Ioffe, 2017, arXiv 1702.03275), for small batches or such that are not
+/// drawn at random: training normalizes nearly as inference will.
 ///
 ///   BatchRenorm renorm(bn);
 ///   auto y = renorm.forward(x);             // moves bn's running statistics
@@ -54,9 +55,10 @@ struct RenormSchedule {
 ///   s = sum dy * (x - mu) / sigma_B         dbeta = sum dy       dgamma = r * s + d * dbeta
 ///   dx = gamma * r / sigma_B * (dy - dbeta / n - (x - mu) / sigma_B * s / n)
 ///
-/// Unlike the paper's, whose moving average is one of sigma, the running variance stays the layer's, so
-/// that eval mode and stored weights are. Eval mode is the layer's own. Arguments, options and errors are
-/// the layer's, which must track running statistics, outlive this object and stay where it is.
+/// Unlike the paper's, whose moving average is one of sigma, the running variance stays the
+/// layer's, so that eval mode and stored weights are. Eval mode is the layer's own. Arguments,
+/// options and errors are the layer's, which must track running statistics, outlive this object and
+/// stay where it is.
 template <class Scalar, int spatial>
 class BatchRenorm {
  public:

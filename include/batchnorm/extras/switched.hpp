@@ -28,12 +28,12 @@ enum class Update {
 ///   Switched(bn, Normalize::running, Update::by_mode)   normalizes with what was known before the
 ///                                                       batch, and takes it in
 ///
-/// A frozen layer still has gradients for gamma and beta: step them, or do not. backward is the layer's
-/// and differentiates the last forward by whichever statistics it used. Arguments, options, errors and
-/// what is promised are the layer's; Options::single_value and non_finite hold for batch statistics that
-/// normalize or are taken in. A throw leaves the layer, its mode included, as it was. The layer must
-/// outlive this object and stay where it is.
-/// Source: frozen layers as in He et al., 2015, arXiv 1512.03385, section on detection baselines.
+/// A frozen layer still has gradients for gamma and beta: step them, or do not. backward is the
+/// layer's and differentiates the last forward by whichever statistics it used. Arguments, options,
+/// errors and what is promised are the layer's; Options::single_value and non_finite hold for batch
+/// statistics that normalize or are taken in. A throw leaves the layer, its mode included, as it
+/// was. The layer must outlive this object and stay where it is. Source: frozen layers as in He et
+/// al., 2015, arXiv 1512.03385, section on detection baselines.
 template <class Scalar, int spatial>
 class Switched {
  public:

@@ -43,18 +43,18 @@ template <class W>
 ///
 /// with dbeta and dgamma as without weights, so a loss is to weigh its terms itself. The running
 /// variance, if unbiased, gets var * n / (n - sum w^2 / n), as gsl_stats_wvariance of the GNU
-/// Scientific Library has it: n / (n - 1) for a mask of zeros and ones, and the same for weights of any
-/// scale. Positions of weight zero have no part in the statistics, whatever x holds there, NaN
+/// Scientific Library has it: n / (n - 1) for a mask of zeros and ones, and the same for weights of
+/// any scale. Positions of weight zero have no part in the statistics, whatever x holds there, NaN
 /// included. Under ZeroWeight::normalize, one that is not finite shows in its own y alone.
 ///
 /// Options::single_value is judged by the positions of other weight than zero; if there is none the
 /// batch is like an empty one: rejected, or y = 0, dx = 0 and nothing changes. In eval mode running
 /// statistics normalize as always. Arguments, options and errors are the layer's;
-/// std::invalid_argument also for weights that are negative, not finite or not of x's extents. A call
-/// that throws changes nothing. y is as exact as the layer's; deviations of doubles beyond 1e150,
-/// whose squares overflow, count as not finite. Sums and dx are simple loops on the calling thread:
-/// calls take some five to ten times as long as the layer's. The layer must outlive this object and
-/// stay where it is.
+/// std::invalid_argument also for weights that are negative, not finite or not of x's extents. A
+/// call that throws changes nothing. y is as exact as the layer's; deviations of doubles beyond
+/// 1e150, whose squares overflow, count as not finite. Sums and dx are simple loops on the calling
+/// thread: calls take some five to ten times as long as the layer's. The layer must outlive this
+/// object and stay where it is.
 template <class Scalar, int spatial>
 class Weighted {
  public:
