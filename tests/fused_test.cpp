@@ -308,7 +308,7 @@ TEST_CASE("fused calls allocate nothing, and threads do not change bits", "[fuse
   using Tensor = Eigen::Tensor<float, 4, Eigen::RowMajor>;
   Eigen::ThreadPool pool(2);
   const Eigen::ThreadPoolDevice device(&pool, 3);
-  Tensor x(16, 6, 33, 31), r(x), dy(x), y(x), dx(x), dr(x);
+  Tensor x(64, 6, 33, 31), r(x), dy(x), y(x), dx(x), dr(x);
   testing::Random random(1);
   random.fill(x), random.fill(r), random.fill(dy);
   std::vector<Tensor> results;

@@ -326,7 +326,7 @@ class Fused {
   void forward(const X& x, Y&& y, Plus<R> residual) {
     using detail::Bare;
     if constexpr (detail::is_tensor_ref<Bare<Y>>) {
-      Parts::by_way_of_plain(y, [&](auto& plain) { forward(x, plain, residual); });
+      detail::by_way_of_plain(y, [&](auto& plain) { forward(x, plain, residual); });
     } else {
       constexpr int order = detail::common_order<X, Bare<Y>, R>();
       check_order<order>();
@@ -414,11 +414,7 @@ class Fused {
                                      const detail::Where& where) const {
     static_assert(std::is_same_v<typename detail::Argument<detail::Bare<X>>::Scalar, Scalar>,
                   "batchnorm: x, y, r and their gradients must have the layer's Scalar");
-    const detail::Shape shape = detail::shape_of(x);
-    if (shape != expected) {
-      where.invalid(std::string("expected ") + what + " of x's shape " + expected.text() +
-                    ", got " + shape.text());
-    }
+    detail::check_same_shape(what, detail::shape_of(x), expected, where);
     return detail::view_of<T, order>(x, parts_.layer().options().channel_axis);
   }
   template <class T, class U>

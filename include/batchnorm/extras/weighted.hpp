@@ -77,7 +77,7 @@ class Weighted {
   void forward(const X& x, Y&& y, Weights<W> by) {
     using detail::Bare;
     if constexpr (detail::is_tensor_ref<Bare<Y>>) {
-      Parts::by_way_of_plain(y, [&](auto& plain) { forward(x, plain, by); });
+      detail::by_way_of_plain(y, [&](auto& plain) { forward(x, plain, by); });
     } else {
       const detail::Where where = in("forward");
       parts_.on_views(where, x, y, [&](const auto& in_x, const auto& out_y, const auto& shape) {
@@ -111,7 +111,7 @@ class Weighted {
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     using detail::Bare;
     if constexpr (detail::is_tensor_ref<Bare<Dx>>) {
-      Parts::by_way_of_plain(dx, [&](auto& plain) { backward(x, dy, plain); });
+      detail::by_way_of_plain(dx, [&](auto& plain) { backward(x, dy, plain); });
     } else {
       const detail::Where where = in("backward");
       parts_.on_views(
