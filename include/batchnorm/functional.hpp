@@ -205,12 +205,11 @@ class Cut : protected Pass<T, Number>, protected Steps {
   A* factors[factor_count];  // per channel: the map's
 };
 
-/// y from x, by the batch's own statistics or by given ones.
+/// y from x, by the batch's own statistics or by given ones. Others derive from it, to map otherwise.
 template <class T>
-class Forward final : Cut<T, double> {
+class Forward : protected Cut<T, double> {
  public:
-  Forward(const Pass<T, double>& pass, const View<T>& y)
-      : Cut<T, double>(pass, {1, {pass.x, {}}, y}, pass.by.of_batch), y_(y) {}
+  Forward(const Pass<T, double>& pass, const View<T>& y) : Forward(pass, {1, {pass.x, {}}, y}) {}
 
   /// Writes mean and inv_std of the batch to the normalizer, and its variance to scratch.var.
   void measure(double eps) {
@@ -229,7 +228,10 @@ class Forward final : Cut<T, double> {
     go_the_long_way();
   }
 
- private:
+ protected:
+  Forward(const Pass<T, double>& pass, const Operands<T>& operands)
+      : Cut<T, double>(pass, operands, pass.by.of_batch), y_(operands.out) {}
+
   using Base = Cut<T, double>;
   using Base::v0, Base::factors, Base::for_channels;
   using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
@@ -309,18 +311,20 @@ class Forward final : Cut<T, double> {
   }
 
   void go_the_long_way() const {
-    this->for_long_way([&](Index c, const exact::Statistics& statistics) {
-      exact::normalize(x, y_, c, statistics, affine.gamma(c), affine.beta(c));
-    });
+    this->for_long_way(
+        [&](Index c, const exact::Statistics& statistics) { normalize_exactly(c, statistics); });
+  }
+  virtual void normalize_exactly(Index c, const exact::Statistics& statistics) const {
+    exact::normalize(x, y_, c, statistics, affine.gamma(c), affine.beta(c));
   }
 
   View<T> y_;
   double eps_ = 0;
 };
 
-/// dx, dgamma and dbeta from dy and x.
+/// dx, dgamma and dbeta from dy and x. Others derive from it, to sum and map otherwise.
 template <class T>
-class Backward final : Cut<T, const double> {
+class Backward : protected Cut<T, const double> {
  public:
   Backward(const Pass<T, const double>& pass, const View<const T>& dy, const View<T>& dx)
       : Cut<T, const double>(pass, {2, {pass.x, dy}, dx}, true),
@@ -346,7 +350,7 @@ class Backward final : Cut<T, const double> {
   [[nodiscard]] const double* dbeta() const { return Base::sums(0); }
   [[nodiscard]] const double* dgamma() const { return Base::sums(1); }
 
- private:
+ protected:
   using Base = Cut<T, const double>;
   using Base::factors, Base::for_channels;
   using Base::x, Base::by, Base::affine, Base::scratch, Base::plan, Base::kernel_operands;
@@ -383,11 +387,14 @@ class Backward final : Cut<T, const double> {
     };
     this->for_channels_but(part, is_good, [&](Index c) {
       if (!this->has_finite_statistics(c)) return;
-      const auto statistics = exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch);
-      const auto again = exact::gradient_sums(x, dy_, c, statistics);
-      of_dy[c] = again[0];
-      of_dy_x_hat[c] = again[1];
+      sum_exactly(c, exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch));
     });
+  }
+  void set_sums(Index c, const std::array<double, 2>& both) const {
+    for (const int k : {0, 1}) Base::sums(k)[c] = both[static_cast<std::size_t>(k)];
+  }
+  virtual void sum_exactly(Index c, const exact::Statistics& statistics) const {
+    set_sums(c, exact::gradient_sums(x, dy_, c, statistics));
   }
   [[nodiscard]] A* const* sum_factors() const { return factors; }
   static constexpr double enlarged = 0x1p40;
@@ -439,10 +446,12 @@ class Backward final : Cut<T, const double> {
   }
 
   void go_the_long_way() const {
-    this->for_long_way([&](Index c, const exact::Statistics& statistics) {
-      exact::input_gradient(x, dy_, dx_, c, statistics, affine.gamma(c), mean_of(dbeta()[c]),
-                            mean_of(dgamma()[c]));
-    });
+    this->for_long_way(
+        [&](Index c, const exact::Statistics& statistics) { map_exactly(c, statistics); });
+  }
+  virtual void map_exactly(Index c, const exact::Statistics& statistics) const {
+    exact::input_gradient(x, dy_, dx_, c, statistics, affine.gamma(c), mean_of(dbeta()[c]),
+                          mean_of(dgamma()[c]));
   }
 
   View<const T> dy_;

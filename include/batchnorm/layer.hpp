@@ -320,8 +320,10 @@ class BatchNorm {
     return n != 1 || options_.single_value == SingleValue::accept;
   }
 
+  /// By a Pass that is, or derives from, detail::Forward, and is made of `more` besides.
+  template <class Pass = detail::Forward<Scalar>, class... More>
   void forward_view(const detail::View<const Scalar>& x, const detail::View<Scalar>& y,
-                    const detail::Shape& shape, const detail::Where& where) {
+                    const detail::Shape& shape, const detail::Where& where, const More&... more) {
     const bool in_place = detail::is_same_place(x, y) && x.size() > 0;
     if (in_place ? training_ : detail::overlaps(x, y)) {
       where.invalid(training_
@@ -334,17 +336,18 @@ class BatchNorm {
     next_.overwritten = in_place;
     next_.shape = shape;
     if (n > 0) {
-      normalize(x, y, where);
+      normalize<Pass>(x, y, where, more...);
       if (training_ && next_.batch_statistics) update_running_stats();
     }
     std::swap(saved_, next_);
   }
 
+  template <class Pass, class... More>
   void normalize(const detail::View<const Scalar>& x, const detail::View<Scalar>& y,
-                 const detail::Where& where) {
+                 const detail::Where& where, const More&... more) {
     const detail::Normalizer<double> by{next_.mean.data(), next_.inv_std.data(),
                                         next_.batch_statistics};
-    detail::Forward<Scalar> pass({x, affine(), by, workers_, scratch_}, y);
+    Pass pass({x, affine(), by, workers_, scratch_}, y, more...);
     if (!by.of_batch) {
       next_.mean = running_mean_.template cast<double>();
       next_.inv_std = running_var_.template cast<double>();
@@ -437,9 +440,10 @@ class BatchNorm {
     running = stays_finite ? detail::saturated<Param>(there) : detail::narrow<Param>(there);
   }
 
+  template <class Pass = detail::Backward<Scalar>, class... More>
   void backward_view(const Saved& saved, const detail::View<const Scalar>& x,
                      const detail::View<const Scalar>& dy, const detail::View<Scalar>& dx,
-                     const detail::Where& where) {
+                     const detail::Where& where, const More&... more) {
     if (x.size() == 0) return;
     if (detail::overlaps(x, dx) || detail::is_same_place(x, dx)) {
       where.invalid("expected dx apart from x, got them overlapping");
@@ -449,7 +453,7 @@ class BatchNorm {
     }
     const detail::Normalizer<const double> by{saved.mean.data(), saved.inv_std.data(),
                                               saved.batch_statistics};
-    detail::Backward<Scalar> pass({x, affine(), by, workers_, scratch_}, dy, dx);
+    Pass pass({x, affine(), by, workers_, scratch_}, dy, dx, more...);
     pass.run();
     const auto add = [](Vector& gradients, const double* of_call) {
       Param* const sum = gradients.data();

@@ -93,17 +93,21 @@ template <class T>
   return a * c * b;  // the smallest with the largest
 }
 
+/// gamma * x_hat + beta. By quarters, that gamma * x_hat does not overflow where beta brings it back;
+/// by ldexp, since -ffast-math would cancel plain factors.
+[[nodiscard]] inline double normalized(double x, const Statistics& s, double gamma, double beta) {
+  const double d = x * s.shrink - s.mean;
+  const double quarter = product(d, s.inv_std, std::ldexp(gamma, -2)) + std::ldexp(beta, -2);
+  return std::ldexp(quarter, 2);
+}
+
 template <class T>
 void normalize(const View<const T>& x, const View<T>& y, Index c, const Statistics& s, double gamma,
                double beta) {
   for_each(
       c,
       [&](const T* px, T* py) {
-        // By quarters, that gamma * x_hat does not overflow where beta brings it back; by ldexp,
-        // since -ffast-math would cancel plain factors.
-        const double d = static_cast<double>(*px) * s.shrink - s.mean;
-        const double quarter = product(d, s.inv_std, std::ldexp(gamma, -2)) + std::ldexp(beta, -2);
-        *py = T(narrow<ParamOf<T>>(std::ldexp(quarter, 2)));
+        *py = T(narrow<ParamOf<T>>(normalized(static_cast<double>(*px), s, gamma, beta)));
       },
       x, y);
 }

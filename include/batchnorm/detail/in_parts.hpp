@@ -121,6 +121,35 @@ class InParts {
       layer_->template view<const Scalar, order>(gradient), shape);
   }
 
+  // The layer's own calls, by a pass of another kind. ----------------------------------------------
+
+  template <class Pass, class... More>
+  void forward_by(const In& x, const Out& y, const Shape& shape, const Where& where,
+                  const More&... more) const {
+    layer_->template forward_view<Pass>(x, y, shape, where, more...);
+  }
+  template <class Pass, class... More>
+  void backward_by(const In& x, const In& dy, const Out& dx, const Shape& shape, const Where& where,
+                   const More&... more) const {
+    layer_->check_saved(layer_->saved(), shape, where);
+    layer_->template backward_view<Pass>(layer_->saved(), x, dy, dx, where, more...);
+  }
+  void check_saved(const Shape& shape, const Where& where) const {
+    layer_->check_saved(layer_->saved(), shape, where);
+  }
+  [[nodiscard]] const Workers& workers() const { return layer_->workers_; }
+  /// Sums and dx by another gamma than the layer's.
+  [[nodiscard]] GradientSums backward_with(const Saved& by, const Affine<ParamOf<Scalar>>& affine,
+                                           const In& x, const In& dy, const Out& dx) const {
+    const Normalizer<const double> given{by.mean.data(), by.inv_std.data(), by.batch_statistics};
+    Backward<Scalar> pass({x, affine, given, layer_->workers_, layer_->scratch_}, dy, dx);
+    pass.run();
+    GradientSums sums(channels());
+    std::copy_n(pass.dbeta(), channels(), sums.dbeta.data());
+    std::copy_n(pass.dgamma(), channels(), sums.dgamma.data());
+    return sums;
+  }
+
   // Forward. -------------------------------------------------------------------------------------
 
   /// The moments of a part; only counted where running statistics will normalize.
@@ -187,6 +216,13 @@ class InParts {
   [[nodiscard]] Running running() const {
     return {layer_->running_mean_, layer_->running_var_, layer_->num_batches_tracked_,
             layer_->skipped_};
+  }
+  /// The same, without allocations from the second time on.
+  void get_running(Running& running) const {
+    running.mean = layer_->running_mean_;
+    running.var = layer_->running_var_;
+    running.num_batches_tracked = layer_->num_batches_tracked_;
+    running.skipped = layer_->skipped_;
   }
   void set_running(const Running& running) const {
     layer_->running_mean_ = running.mean;

@@ -74,7 +74,7 @@ struct Runs {
 inline constexpr Index most_columns = 2048;
 
 /// Numbers for the columns of a row, with room to read a vector from each of them. They lie on the
-/// stack, at most six at a time: up to 100 KiB.
+/// stack, at most eight at a time: up to 130 KiB.
 template <class A>
 struct ColumnArray {
   static constexpr Index room = line_bytes / 2;  // a line of the smallest values

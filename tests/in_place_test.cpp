@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+// Training in place: y over x, and x_hat from y, against the reference layer.
+
+#include <batchnorm/extras/in_place.hpp>
+#include <cmath>
+#include <functional>
+
+#include "support/derivative.hpp"
+#include "support/in_steps.hpp"
+#include "support/refused.hpp"
+
+using batchnorm::BatchNorm1d;
+using batchnorm::ChannelAxis;
+using batchnorm::Identity;
+using batchnorm::InPlace;
+using batchnorm::LeakyRelu;
+using batchnorm::Options;
+using Eigen::MatrixXd;
+using testing::check_refused;
+using testing::check_throws;
+using testing::Index;
+using testing::Values;
+
+namespace {
+
+constexpr double slope_below(Identity) { return 1; }
+constexpr double slope_below(LeakyRelu) { return 0.25; }  // whose quotients are exact
+constexpr Identity make(Identity) { return {}; }
+constexpr LeakyRelu make(LeakyRelu) { return {0.25}; }
+
+template <class Form, class Act>
+class InPlaceLayer : public testing::LayerOfForm<Form> {
+ public:
+  using testing::LayerOfForm<Form>::LayerOfForm;
+
+  Values forward(const Values& x) override {
+    x_or_y_ = Form::make(x, this->axis_);
+    in_place_.forward(x_or_y_);
+    return Form::read(x_or_y_, this->axis_);
+  }
+  Values backward(const Values&, const Values& dy) override {  // x is no more
+    auto dx = Form::make(dy, this->axis_);
+    in_place_.backward(x_or_y_, dx, dx);
+    return Form::read(dx, this->axis_);
+  }
+
+ private:
+  typename Form::X x_or_y_;
+  InPlace<Act, typename Form::Scalar, std::max(1, Form::rank - 2)> in_place_{this->layer_,
+                                                                             make(Act())};
+};
+
+template <class Form, class Act, class F>
+void with_kind(const char* scalar, const F& f) {
+  testing::Kind kind = testing::kind_of<Form>(scalar, 0, 0);
+  kind.layer = [](Index channels, const Options& options) -> std::unique_ptr<testing::AnyLayer> {
+    return std::make_unique<InPlaceLayer<Form, Act>>(channels, options);
+  };
+  for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
+    for (const bool training : {true, false}) {
+      for (const bool scale : {true, false}) {
+        INFO(kind.name << (axis == ChannelAxis::first ? ", channel first" : ", channel last"));
+        INFO("training " << training << ", scale " << scale);
+        Options options;
+        options.channel_axis = axis;
+        options.scale = scale;
+        f(kind, options, training, slope_below(Act()));
+      }
+    }
+  }
+}
+template <class F>
+void with_kinds(const F& f) {
+  using Eigen::ColMajor, Eigen::RowMajor;
+  using testing::MatrixForm, testing::TensorForm;
+  with_kind<TensorForm<double, 4, RowMajor>, Identity>("double", f);
+  with_kind<TensorForm<double, 4, RowMajor>, LeakyRelu>("double", f);
+  with_kind<TensorForm<double, 3, ColMajor>, LeakyRelu>("double", f);
+  with_kind<MatrixForm<double, ColMajor>, Identity>("double", f);
+  with_kind<TensorForm<float, 5, RowMajor>, LeakyRelu>("float", f);
+  with_kind<MatrixForm<float, RowMajor>, Identity>("float", f);
+}
+
+/// Parameters with gamma of either sign between 0.5 and 2.
+testing::State parameters(testing::AnyLayer& layer) {
+  testing::Random random(9);
+  testing::randomize(layer, random);
+  testing::State state = layer.state();
+  for (double& g : state.gamma) g = random.uniform(0.5, 2) * (random.uniform() < 0.5 ? -1 : 1);
+  layer.set(state);
+  return layer.state();
+}
+
+}  // namespace
+
+TEST_CASE("in place, y and gradients are the layer's and the activation's", "[in_place]") {
+  with_kinds([](const testing::Kind& kind, const Options& options, bool training, double slope) {
+    const auto spatial = testing::small_spatial(kind.rank);
+    const Values x = kind.rounded(testing::random_values(7, 3, spatial, 1));
+    const Values dy = kind.rounded(testing::random_values(7, 3, spatial, 2));
+    const auto layer = kind.layer(3, options);
+    testing::ReferenceLayer reference(3, options);
+    testing::copy_state(parameters(*layer), reference);
+    layer->train(training);
+    reference.training = training;
+    const Values y = layer->forward(x), z = reference.forward(x);
+    const auto act = [&](double v) { return v > 0 ? v : slope * v; };
+    CHECK(error_of_y(kind, reference, x, y, z.mapped(act)) <= 1);
+    CHECK(error_of_statistics(kind, reference, layer->state()) <= 1);
+    Values dz = dy;
+    for (std::size_t i = 0; i < dz.data.size(); ++i) dz.data[i] *= z.data[i] > 0 ? 1 : slope;
+    const Values dx = layer->backward(x, dy), expected = reference.backward(x, dz);
+    const auto errors = errors_of_gradients(kind, reference, x, dz, dx, expected, layer->state());
+    // x_hat has the error of y, divided by gamma: 6e-7 * max(|x_hat|, 3 / 0.5) for these parameters,
+    // which is up to 12 times what the layer's own x_hat may have.
+    CHECK(errors.dx <= 12);
+    CHECK(errors.dgamma <= 12);
+    CHECK(errors.dbeta <= 1);
+  });
+}
+
+TEST_CASE("backward in place is the gradient of forward", "[in_place][gradient]") {
+  with_kinds([](const testing::Kind& kind, const Options& options, bool training, double) {
+    if (!kind.is_double) return;
+    Values x = testing::random_values(4, 2, testing::small_spatial(kind.rank), 1);
+    const Values dy = testing::random_values(4, 2, testing::small_spatial(kind.rank), 2);
+    const auto layer = kind.layer(2, options);
+    testing::State state = parameters(*layer);
+    layer->train(training);
+    layer->forward(x);
+    const Values dx = layer->backward(x, dy);
+    const testing::State after = layer->state();
+    const std::function<double()> loss = [&] {
+      layer->set(state);
+      const Values y = layer->forward(x);
+      double sum = 0;
+      for (std::size_t i = 0; i < y.data.size(); ++i) sum += dy.data[i] * y.data[i];
+      return sum;
+    };
+    for (std::size_t i = 0; i < x.data.size(); ++i) {
+      CHECK(testing::near(dx.data[i], testing::derivative(x.data[i], loss)));
+    }
+    for (std::size_t c = 0; c < state.gamma.size(); ++c) {
+      CHECK(testing::near(after.grad_gamma[c], 8 + testing::derivative(state.gamma[c], loss)));
+    }
+    for (std::size_t c = 0; c < 2; ++c) {
+      CHECK(testing::near(after.grad_beta[c], 9 + testing::derivative(state.beta[c], loss)));
+    }
+  });
+}
+
+// The numbers of hand_computed_test.cpp, channel 0, with an activation of slope 1/2 below 0:
+//   z = -2, 2, 2, 2      y = -1, 2, 2, 2
+//   dy = 2, 0, 0, -1 gives dz = 1, 0, 0, -1 and so dx = 1/4, 1/4, 1/4, -3/4, dgamma = -2, dbeta = 0
+TEST_CASE("in place, numbers worked out by hand; y becomes z; backward has the gamma of now",
+          "[in_place]") {
+  Options options;
+  options.eps = 1;
+  BatchNorm1d<double> bn(1, options);
+  bn.gamma() << 2, bn.beta() << 1;
+  InPlace in_place(bn, LeakyRelu{0.5});
+  MatrixXd x = Eigen::Vector4d(2, 6, 6, 6), dx(4, 1);
+  in_place.forward(x);
+  CHECK(x == Eigen::Vector4d(-1, 2, 2, 2));
+  MatrixXd y = x;
+  in_place.backward(y, MatrixXd(Eigen::Vector4d(2, 0, 0, -1)), dx);
+  CHECK(y == Eigen::Vector4d(-2, 2, 2, 2));
+  CHECK(dx.isApprox(Eigen::Vector4d(1, 1, 1, -3) / 4, 1e-15));
+  CHECK(bn.grad_gamma()[0] == Approx(-2).epsilon(1e-15));
+  CHECK(bn.grad_beta()[0] == 0);
+  bn.gamma() << -6, bn.beta() << 100;
+  in_place.backward(x, MatrixXd(Eigen::Vector4d(2, 0, 0, -1)), dx);
+  CHECK(dx.isApprox(Eigen::Vector4d(1, 1, 1, -3) * -3 / 4, 1e-15));
+  CHECK(bn.grad_gamma()[0] == Approx(-4).epsilon(1e-15));
+}
+
+TEST_CASE("what cannot be had back from y is refused before x is overwritten", "[in_place]") {
+  BatchNorm1d<float> bn(2);
+  InPlace in_place(bn, Identity());
+  Eigen::MatrixXf x(4, 2);
+  testing::Random(1).fill(x);
+  const Eigen::MatrixXf before = x;
+  const auto refused = [&](float gamma, float beta) {
+    bn.gamma()[1] = gamma, bn.beta()[1] = beta;
+    check_refused<std::domain_error>(bn, {"[InPlace::forward] expected |gamma|", "in channel 1"},
+                                     [&] { in_place.forward(x); });
+    CHECK(x == before);
+  };
+  refused(0, 0);
+  refused(1e-4f, 1);
+  refused(-1e-39f, 0);
+  bn.gamma()[1] = 1e-4f, bn.beta()[1] = 0;  // small, but y has all its digits
+  in_place.forward(x);
+  Eigen::MatrixXf dx = x, expected = bn.forward(before);
+  in_place.backward(x, before, dx);
+  expected = bn.backward(before, before);
+  CHECK(dx.isApprox(expected, 1e-5f));
+
+  check_throws<std::invalid_argument>({"expected a finite slope above 0, got 0"},
+                                      [&] { InPlace(bn, LeakyRelu{0}); });
+  InPlace fresh(bn, Identity());
+  check_refused<std::logic_error>(bn, {"call forward(x) first"},
+                                  [&] { fresh.backward(x, before, dx); });
+  Eigen::MatrixXf one(1, 2);
+  one << 1, 2;
+  check_refused<std::invalid_argument>(bn, {"more than one value per channel"},
+                                       [&] { fresh.forward(one); });
+}
+
+TEST_CASE("half is trained in place to its own precision", "[in_place]") {
+  using Tensor = Eigen::Tensor<Eigen::half, 4, Eigen::RowMajor>;
+  Tensor x(5, 3, 4, 6), dy(5, 3, 4, 6), dx(x);
+  testing::Random random(4);
+  random.fill(x, 1, 2), random.fill(dy);
+  batchnorm::BatchNorm2d<Eigen::half> bn(3);
+  bn.gamma() << 1.5f, -1, 0.75f;
+  const Tensor expected_y = bn.forward(x), expected = bn.backward(x, dy);
+  InPlace in_place(bn, Identity());
+  in_place.forward(x);
+  CHECK(testing::same_bits(x, expected_y));
+  in_place.backward(x, dy, dx);
+  // x_hat <= 4 is off by half an ulp of y, 2^-11 * 4 / 0.75, in dx times mean(dy * x_hat) < 0.5; and dx,
+  // below 4, by its rounding.
+  for (Index i = 0; i < dx.size(); ++i) {
+    CHECK(std::abs(float(dx.data()[i]) - float(expected.data()[i])) < 0.004f);
+  }
+}
