@@ -26,7 +26,8 @@ struct Picture {
   std::vector<Chart> charts;
 };
 
-/// An SVG, two charts in a row. On a logarithmic axis what is not positive is left out.
+/// An SVG, two charts in a row; one that is alone there fills it. On a logarithmic axis what is not
+/// positive is left out.
 void write_svg(std::ostream& out, const Picture& picture);
 
 }  // namespace plot
