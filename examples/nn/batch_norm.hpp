@@ -11,7 +11,8 @@
 
 namespace nn {
 
-/// A batchnorm layer Norm over the first Rank axes of (N, C, H, W).
+/// A batchnorm layer Norm of rank Rank over (N, C, H, W): axes that Norm has too few of have length
+/// 1 here, axes that it has too many of have length 1 there.
 template <class Scalar, class Norm, int Rank>
 class BatchNorm final : public Layer<Scalar> {
  public:
@@ -20,13 +21,14 @@ class BatchNorm final : public Layer<Scalar> {
 
   [[nodiscard]] Norm& norm() { return norm_; }
 
-  /// The first Rank axes of t; the others have length 1.
+  /// t as Norm takes it.
   template <class Value>
   static auto view(Value* data, const Tensor<Scalar>& t) {
     using Plain = Eigen::Tensor<Scalar, Rank, Eigen::RowMajor>;
     using Mapped = std::conditional_t<std::is_const_v<Value>, const Plain, Plain>;
     Eigen::DSizes<Index, Rank> sizes;
-    std::copy_n(t.dimensions().begin(), Rank, sizes.begin());
+    sizes.fill(1);
+    std::copy_n(t.dimensions().begin(), std::min(Rank, 4), sizes.begin());
     return Eigen::TensorMap<Mapped>(data, sizes);
   }
 
@@ -71,5 +73,8 @@ using BatchNorm1d = BatchNorm<Scalar, batchnorm::BatchNorm1d<Scalar>, 2>;
 /// For convolutions: (N, C, H, W).
 template <class Scalar>
 using BatchNorm2d = BatchNorm<Scalar, batchnorm::BatchNorm2d<Scalar>, 4>;
+/// For volumes: (N, C, D, H * W).
+template <class Scalar>
+using BatchNorm3d = BatchNorm<Scalar, batchnorm::BatchNorm3d<Scalar>, 5>;
 
 }  // namespace nn

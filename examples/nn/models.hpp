@@ -11,9 +11,14 @@
 
 namespace nn {
 
+enum class ActivationKind { sigmoid, relu };
+
 struct ModelOptions {
   bool batch_norm = true;
   bool conv_bias = true;  // under batch norm it has no effect: the mean takes it away again
+  // Of lenet alone:
+  bool normalize_input = false;  // a batch norm before all
+  ActivationKind activation = ActivationKind::sigmoid;
 };
 
 namespace detail {
@@ -33,26 +38,36 @@ void add_linear(Sequential<Scalar>& model, Index in, Index out, const ModelOptio
   if (options.batch_norm) model.template add<BatchNorm1d<Scalar>>(out);
 }
 
+template <class Scalar>
+void add_activation(Sequential<Scalar>& model, ActivationKind kind) {
+  if (kind == ActivationKind::sigmoid) {
+    model.template add<Sigmoid<Scalar>>();
+  } else {
+    model.template add<Relu<Scalar>>();
+  }
+}
+
 }  // namespace detail
 
 /// LeCun et al. 1998 as in Dive into Deep Learning 8.5: sigmoids and average pooling.
 template <class Scalar>
 [[nodiscard]] Sequential<Scalar> lenet(const ModelOptions& options, Random& random) {
   Sequential<Scalar> model;
+  if (options.normalize_input) model.template add<BatchNorm2d<Scalar>>(1);
   Conv2dOptions conv1;
   conv1.out_channels = 6, conv1.kernel = 5, conv1.padding = 2;
   detail::add_conv(model, conv1, options, random);
-  model.template add<Sigmoid<Scalar>>();
+  detail::add_activation(model, options.activation);
   model.template add<AvgPool2d<Scalar>>();  // (N, 6, 14, 14)
   Conv2dOptions conv2;
   conv2.in_channels = 6, conv2.out_channels = 16, conv2.kernel = 5;
   detail::add_conv(model, conv2, options, random);
-  model.template add<Sigmoid<Scalar>>();
+  detail::add_activation(model, options.activation);
   model.template add<AvgPool2d<Scalar>>();  // (N, 16, 5, 5)
   detail::add_linear(model, 400, 120, options, random);
-  model.template add<Sigmoid<Scalar>>();
+  detail::add_activation(model, options.activation);
   detail::add_linear(model, 120, 84, options, random);
-  model.template add<Sigmoid<Scalar>>();
+  detail::add_activation(model, options.activation);
   model.template add<Linear<Scalar>>(84, 10, true, random);
   return model;
 }

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+// Measures on Fashion-MNIST ten claims of what batch normalization does, and draws the curves.
+// Debian packages: zlib1g-dev libcxxopts-dev dataset-fashion-mnist
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+
+#include "options.hpp"
+#include "report.hpp"
+
+namespace {
+
+using namespace claims;
+
+/// Calls write(stream) on a new file and checks that all of it arrived.
+template <class Write>
+void write_file(const std::filesystem::path& path, const Write& write) {
+  std::ofstream out(path);
+  write(out);
+  out.close();
+  if (!out) {
+    throw std::runtime_error("[claims] " + path.string() +
+                             " cannot be written; name another folder with --out.");
+  }
+}
+
+/// Before the training, so that none of it is lost to a folder that cannot be.
+void make_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) {
+    throw std::runtime_error("[claims] the folder " + folder.string() + " cannot be made (" +
+                             error.message() + "); name another with --out.");
+  }
+}
+
+void run(const Options& options) {
+  const Source source{fashion_mnist::read_dataset(options.data, "train"),
+                      fashion_mnist::read_dataset(options.data, "t10k")};
+  const std::filesystem::path folder = options.out;
+  make_folder(folder);
+  const Study study(source, options.effort);
+  std::string effort = std::to_string(options.effort.seeds) + " seeds";
+  if (options.effort.steps != 1.0) {
+    effort += ", " + std::to_string(std::lround(100.0 * options.effort.steps)) +
+              " % of the steps: a quick look, --full is for verdicts";
+  }
+  std::cout << effort << "; " << options.effort.threads
+            << (options.effort.threads == 1 ? " thread" : " threads") << std::endl;
+
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<Examined> all;
+  for (std::size_t number = 1; number <= all_claims().size(); ++number) {
+    if (options.claim != 0 && options.claim != number) continue;
+    const Claim& claim = all_claims()[number - 1];
+    all.push_back({number, &claim, claim.examine(study)});
+    const Examined& examined = all.back();
+    print(std::cout, examined);
+    const auto picture = folder / (std::string(claim.name) + ".svg");
+    write_file(picture, [&](std::ostream& out) {
+      plot::write_svg(out, {std::to_string(number) + ". " + claim.title,
+                            examined.report.setup + ", " + std::to_string(study.seeds()) + " seeds",
+                            examined.report.charts});
+    });
+    std::cout << "   " << picture.string() << std::endl;
+  }
+  const auto verdicts = folder / "verdicts.md";
+  write_file(verdicts, [&](std::ostream& out) { write_markdown(out, all, effort); });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  std::cout << "\n" << verdicts.string() << ", after " << std::lround(seconds.count()) << " s\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (const auto options = parse_options(argc, argv)) run(*options);
+  return EXIT_SUCCESS;
+} catch (const std::exception& error) {
+  std::cerr << error.what() << std::endl;
+  return EXIT_FAILURE;
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+// The command line of the program.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "study.hpp"
+
+namespace claims {
+
+struct Options {
+  Effort effort;
+  std::size_t claim = 0;  // 0 is all
+  std::string data = "/usr/share/datasets/fashion-mnist";
+  std::string out = CLAIMS_OUT;  // defined by CMake, a folder that git ignores
+};
+
+class OptionError : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// Empty where --help was asked for and printed. Throws OptionError on any bad option.
+[[nodiscard]] std::optional<Options> parse_options(int argc, const char* const* argv);
+
+}  // namespace claims

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: MIT
+// Local response normalization, and random shifts and flips, each on and off.
+#include "claims.hpp"
+#include "curves.hpp"
+#include "with_and_without.hpp"
+
+namespace claims {
+
+Report response_norm_and_distortion(const Study& study) {
+  const std::vector<double> conditions{0.0, 1.0, 2.0};  // neither, response norm, distortion
+  Recipe recipe;
+  recipe.network.kind = Kind::small_conv;
+  recipe.train_images = 500;
+  recipe.test_images = 2000;
+  recipe.batch = 50;
+  recipe.steps = study.steps(400);
+  recipe.schedule = Schedule::linear;
+  const auto [with, without] = with_and_without(study, "LRN, distortion", recipe, conditions,
+                                                [](Recipe& varied, double condition) {
+                                                  varied.network.response_norm = condition == 1.0;
+                                                  varied.distort = condition == 2.0;
+                                                });
+
+  Report report;
+  report.setup =
+      "Two convolutions, 500 images of 14 x 14, batch 50, learning rate 0.1 sinking to 0, " +
+      std::to_string(recipe.steps) + " steps; LRN as in AlexNet";
+  const auto accuracy = [](const std::string& name, const std::vector<Outcome>& seeds) {
+    return side(name, seeds, test_accuracy);
+  };
+  report.findings.push_back(below("test accuracy lost without LRN where BN is, within 0.01",
+                                  less(accuracy("BN and LRN", with[1]), accuracy("BN", with[0])),
+                                  0.01));
+  report.findings.push_back(above("test accuracy, BN instead of LRN",
+                                  less(accuracy("BN", with[0]), accuracy("LRN", without[1])), 0.0));
+  report.findings.push_back(below("what shifts and flips take off the test loss",
+                                  gain("with BN", with[2], with[0], test_loss),
+                                  gain("without", without[2], without[0], test_loss)));
+  const auto chart_of = [&](const char* heading, std::size_t condition, const char* what) {
+    plot::Chart chart;
+    chart.heading = heading;
+    chart.x_label = "step";
+    chart.series = {loss_curve(std::string("BN, ") + what, {0, false}, with[condition]),
+                    loss_curve("BN", {0, true}, with[0]),
+                    loss_curve(what, {1, false}, without[condition]),
+                    loss_curve("neither", {1, true}, without[0])};
+    return chart;
+  };
+  report.charts = {chart_of("Training loss, local response normalization", 1, "LRN"),
+                   chart_of("Training loss, shifts and flips", 2, "distorted")};
+  return report;
+}
+
+}  // namespace claims
