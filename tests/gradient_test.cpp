@@ -193,3 +193,30 @@ TEST_CASE("zero_grad starts the sums of gradients again", "[gradient]") {
   CHECK(bn.grad_gamma() == dgamma);
   CHECK(bn.grad_beta() == dbeta);
 }
+
+TEST_CASE("dx keeps its digits where means are large and lie between floats", "[gradient]") {
+  // x = 2^23 and 2^23 + 1 in turn: mu = 2^23 + 1/2, var = 1/4, inv_std = 1 / sqrt(1/4 + 3/4) = 1 and
+  // x_hat = -1/2 and 1/2. dy = 2^20 + 0, 3, 1, 2, 0, 4, and so on: mean 2^20 + 10/6, of dy * x_hat
+  // (-0 + 3 - 1 + 2 - 0 + 4) / 2 / 6 = 4/6. All sums are exact, so that dx has a few roundings at the
+  // size of 4 alone; means taken as floats would be wrong by 1/2 and by 1/24.
+  Options options;
+  options.eps = 0.75;
+  const float pattern[] = {0, 3, 1, 2, 0, 4};
+  const auto check = [&](auto x) {
+    auto dy = x;
+    for (int i = 0; i < x.rows(); ++i) {
+      x.row(i).setConstant(0x1p23f + static_cast<float>(i % 2));
+      dy.row(i).setConstant(0x1p20f + pattern[i % 6]);
+    }
+    batchnorm::BatchNorm1d<float> bn(x.cols(), options);
+    static_cast<void>(bn.forward(x));
+    const auto dx = bn.backward(x, dy);
+    for (int i = 0; i < x.rows(); ++i) {
+      const double x_hat = i % 2 - 0.5;
+      const double expected = double{pattern[i % 6]} - 10.0 / 6 - x_hat * 4 / 6;
+      for (int c = 0; c < x.cols(); ++c) CHECK(std::abs(double{dx(i, c)} - expected) <= 1e-6);
+    }
+  };
+  check(Eigen::MatrixXf(96, 3));
+  check(Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>(96, 3));
+}
