@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <utility>
 
@@ -101,14 +102,24 @@ template <class T>
   return std::ldexp(quarter, 2);
 }
 
+/// A result to memory. A NaN is written by its bits: Eigen's rounding to 16 bits adds to those of
+/// any number, and under -ffast-math takes every one for a number.
+template <class T>
+void put(T* to, double v) {
+  if constexpr (sizeof(T) == 2) {
+    if (is_nan(v)) {
+      *to = Eigen::numext::bit_cast<T>(std::uint16_t{0x7fff});
+      return;
+    }
+  }
+  *to = T(narrow<ParamOf<T>>(v));
+}
+
 template <class T>
 void normalize(const View<const T>& x, const View<T>& y, Index c, const Statistics& s, double gamma,
                double beta) {
   for_each(
-      c,
-      [&](const T* px, T* py) {
-        *py = T(narrow<ParamOf<T>>(normalized(static_cast<double>(*px), s, gamma, beta)));
-      },
+      c, [&](const T* px, T* py) { put(py, normalized(static_cast<double>(*px), s, gamma, beta)); },
       x, y);
 }
 
@@ -139,7 +150,7 @@ void input_gradient(const View<const T>& x, const View<const T>& dy, const View<
         const double x_part =
             mean_dy_x_hat == 0 ? 0 : s.x_hat(static_cast<double>(*px)) * mean_dy_x_hat;
         const double d = static_cast<double>(*pdy) - mean_dy - x_part;
-        *pdx = T(narrow<ParamOf<T>>(product(gamma, d, s.inv_std) * s.shrink));
+        put(pdx, product(gamma, d, s.inv_std) * s.shrink);
       },
       x, dy, dx);
 }
