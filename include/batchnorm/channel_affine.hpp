@@ -39,10 +39,7 @@ struct ChannelAffine {
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain apply(
       const X& x, ChannelAxis axis = ChannelAxis::first) const {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    apply(values, y, axis);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { apply(values, y, axis); });
   }
 
   /// The same into y, already of x's shape: x itself, or apart from it. It allocates nothing.

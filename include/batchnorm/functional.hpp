@@ -107,6 +107,17 @@ template <class A>
   return v - static_cast<double>(static_cast<A>(v));
 }
 
+/// Calls f(c) for the channels of [c0, c1) of which `holds`, an integer, is 0. That is rare: a loop
+/// without branches finds out whether there are any.
+template <class Holds, class F>
+void for_channels_but(Index c0, Index c1, const Holds& holds, const F& f) {
+  auto all = holds(c0);
+  for (Index c = c0; c < c1; ++c) all &= holds(c);
+  for (Index c = c0; c < c1 && !all; ++c) {
+    if (!holds(c)) f(c);
+  }
+}
+
 /// What forward and backward share: x with its parameters and statistics, and what to work with.
 template <class T, class Number>
 struct Pass {
@@ -150,16 +161,6 @@ class Cut : protected Pass<T, Number>, protected Steps {
     const Part part = plan.part(g, 0);
     for (Index c = part.c0; c < part.c1; ++c) f(c);
   }
-  /// Calls f(c) for the channels of which `holds`, an integer, is 0. That is rare: a loop without
-  /// branches finds out whether there are any.
-  template <class Holds, class F>
-  static void for_channels_but(const Part& part, const Holds& holds, const F& f) {
-    auto all = holds(part.c0);
-    for (Index c = part.c0; c < part.c1; ++c) all &= holds(c);
-    for (Index c = part.c0; c < part.c1 && !all; ++c) {
-      if (!holds(c)) f(c);
-    }
-  }
   /// Adds up the sums of a group's slabs.
   void add_slabs(Index g) const {
     for (Index s = 1; s < plan.slabs; ++s) {
@@ -184,7 +185,7 @@ class Cut : protected Pass<T, Number>, protected Steps {
   template <class Fits, class IsFinite>
   void sort_out(const Part& part, const Fits& fits, const IsFinite& is_finite_channel) const {
     std::fill(&scratch.long_way[part.c0], &scratch.long_way[part.c0] + (part.c1 - part.c0), false);
-    for_channels_but(part, fits, [&](Index c) {
+    for_channels_but(part.c0, part.c1, fits, [&](Index c) {
       const bool finite = is_finite_channel(c);
       scratch.long_way[c] = finite;
       for (A* const k : factors) k[c] = 0;
@@ -269,7 +270,7 @@ class Forward : protected Cut<T, double> {
     const auto is_good = [=](Index c) {
       return is_finite(d[c]) & is_finite(dd[c]) & std::int64_t(var[c] * n >= 0.01 * dd[c]);
     };
-    this->for_channels_but(part, is_good, [this](Index c) { measure_again(c); });
+    for_channels_but(part.c0, part.c1, is_good, [this](Index c) { measure_again(c); });
   }
   void measure_again(Index c) const {
     const double n = static_cast<double>(x.count());
@@ -385,7 +386,7 @@ class Backward : protected Cut<T, const double> {
       return fits_as_offset(m[c]) & fits_as_factor(k[c]) & is_finite(of_dy[c]) &
              is_finite(of_dy_x_hat[c]);
     };
-    this->for_channels_but(part, is_good, [&](Index c) {
+    for_channels_but(part.c0, part.c1, is_good, [&](Index c) {
       if (!this->has_finite_statistics(c)) return;
       sum_exactly(c, exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch));
     });

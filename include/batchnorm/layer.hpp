@@ -91,10 +91,7 @@ class BatchNorm {
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
     check_type<X>();
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
 
   /// The same into y, already of x's shape. It allocates nothing once the layer has seen the shape.
@@ -149,10 +146,8 @@ class BatchNorm {
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const Saved& saved, const X& x,
                                                              const Dy& dy) {
     check_type<X>();
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto dx = detail::like(values);
-    backward(saved, values, dy, dx);
-    return dx;
+    return detail::written(x,
+                           [&](const auto& values, auto& dx) { backward(saved, values, dy, dx); });
   }
   template <class X, class Dy, class Dx>
   void backward(const Saved& saved, const X& x, const Dy& dy, Dx&& dx) {
@@ -455,14 +450,18 @@ class BatchNorm {
                                               saved.batch_statistics};
     Pass pass({x, affine(), by, workers_, scratch_}, dy, dx, more...);
     pass.run();
+    accumulate(pass.dgamma(), pass.dbeta());
+  }
+  /// Adds a call's dgamma and dbeta to the gradients.
+  void accumulate(const double* dgamma, const double* dbeta) {
     const auto add = [](Vector& gradients, const double* of_call) {
       Param* const sum = gradients.data();
       for (Index c = 0, channels = gradients.size(); c < channels; ++c) {
         sum[c] = detail::narrow<Param>(static_cast<double>(sum[c]) + of_call[c]);
       }
     };
-    add(grad_gamma_, pass.dgamma());
-    add(grad_beta_, pass.dbeta());
+    add(grad_gamma_, dgamma);
+    add(grad_beta_, dbeta);
   }
 
   [[nodiscard]] detail::Affine<Param> affine() const {

@@ -149,10 +149,7 @@ class SyncBatchNorm {
   }
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
 
   /// dx apart from x; it may be dy.
@@ -167,10 +164,7 @@ class SyncBatchNorm {
   }
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto dx = detail::like(values);
-    backward(values, dy, dx);
-    return dx;
+    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
 
   /// This layer's part in forward_together or backward_together.

@@ -143,6 +143,15 @@ template <class X>
   }
 }
 
+/// A plain object of x's shape, as write(x's values, object) leaves it.
+template <class X, class Write>
+[[nodiscard]] typename Argument<X>::Plain written(const X& x, const Write& write) {
+  const auto& values = evaluated<Argument<X>::order>(x);
+  auto result = like(values);
+  write(values, result);
+  return result;
+}
+
 template <class X>
 [[nodiscard]] Shape shape_of(const X& x) {
   Shape shape;

@@ -26,36 +26,34 @@ void map_some_channels(const View<const T>& x, const View<T>& y, const Param* sc
     return is_finite(static_cast<double>(center_data[c])) &&
            is_finite(static_cast<double>(scale_data[c]));
   };
-  auto all = fits(0);  // an integer: this loop has no branches
   for (Index c = 0; c < x.channels; ++c) {
     center.data[c] = static_cast<A>(center_data[c]);
     scale.data[c] = static_cast<A>(scale_data[c]);
     shift.data[c] = static_cast<A>(shift_data[c]);
-    all &= fits(c);
   }
-  for (Index c = 0; c < x.channels && !all; ++c) {
-    if (fits(c)) continue;  // else a copy, for the long way to follow, or NaN
-    center.data[c] = shift.data[c] = 0;
-    scale.data[c] = is_finite_map(c) ? A(1) : std::numeric_limits<A>::quiet_NaN();
-  }
+  for_channels_but(0, x.channels, fits,
+                   [&](Index c) {  // a copy, for the long way to follow, or NaN
+                     center.data[c] = shift.data[c] = 0;
+                     scale.data[c] = is_finite_map(c) ? A(1) : std::numeric_limits<A>::quiet_NaN();
+                   });
 
   Operands<T> operands{1, {x, {}}, y};
   const Plan plan = plan_for(operands, false);
   const A* const numbers[] = {center.data, scale.data, shift.data};
   with_kernels([&](auto kernels) {
     for (Index g = 0; g < plan.groups; ++g) {
-      for (Index s = plan.slabs; s-- > 0;) {
+      for (Index s = 0; s < plan.slabs; ++s) {
         kernels.normalize(plan.loops, plan.part(g, s), operands, numbers);
       }
     }
   });
-  for (Index c = 0; c < x.channels && !all; ++c) {
-    if (fits(c) || !is_finite_map(c)) continue;
+  for_channels_but(0, x.channels, fits, [&](Index c) {
+    if (!is_finite_map(c)) return;
     const auto around_center =
         exact::statistics(x, c, static_cast<double>(center_data[c]), 1.0, false);
     exact::normalize(x, y, c, around_center, static_cast<double>(scale_data[c]),
                      static_cast<double>(shift_data[c]));
-  }
+  });
 }
 
 /// y = scale * (x - center) + shift for any number of channels.

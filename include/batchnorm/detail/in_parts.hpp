@@ -144,10 +144,7 @@ class InParts {
     const Normalizer<const double> given{by.mean.data(), by.inv_std.data(), by.batch_statistics};
     Backward<Scalar> pass({x, affine, given, layer_->workers_, layer_->scratch_}, dy, dx);
     pass.run();
-    GradientSums sums(channels());
-    std::copy_n(pass.dbeta(), channels(), sums.dbeta.data());
-    std::copy_n(pass.dgamma(), channels(), sums.dgamma.data());
-    return sums;
+    return sums_of(pass, x);
   }
 
   // Forward. -------------------------------------------------------------------------------------
@@ -258,31 +255,15 @@ class InParts {
   // Backward. ------------------------------------------------------------------------------------
 
   [[nodiscard]] GradientSums sum_gradients(const Saved& by, const In& x, const In& dy) const {
-    GradientSums sums(channels());
-    if (x.size() == 0) return sums;
-    const Out unwritten{const_cast<Scalar*>(dy.data),
-                        dy.outer,
-                        dy.channels,
-                        dy.inner,
-                        dy.outer_stride,
-                        dy.channel_stride,
-                        dy.inner_stride};
-    auto pass = backward_pass(by, x, dy, unwritten);
+    if (x.size() == 0) return GradientSums(channels());
+    auto pass = backward_pass(by, x, dy, unwritten(dy));
     pass.sum_gradients();
-    std::copy_n(pass.dbeta(), channels(), sums.dbeta.data());
-    std::copy_n(pass.dgamma(), channels(), sums.dgamma.data());
-    sums.count = x.count();
-    return sums;
+    return sums_of(pass, x);
   }
 
   /// Adds a part's sums to the layer's gradients.
   void accumulate(const GradientSums& sums) const {
-    using Param = typename Layer::Param;
-    const auto add = [](const Eigen::VectorXd& sum, typename Layer::Vector& grad) {
-      for (Index c = 0; c < grad.size(); ++c) grad[c] = narrow<Param>(double{grad[c]} + sum[c]);
-    };
-    add(sums.dgamma, layer_->grad_gamma());
-    add(sums.dbeta, layer_->grad_beta());
+    layer_->accumulate(sums.dgamma.data(), sums.dbeta.data());
   }
 
   /// A part's dx by the sums of the whole batch.
@@ -294,6 +275,14 @@ class InParts {
   }
 
  private:
+  [[nodiscard]] GradientSums sums_of(const Backward<Scalar>& pass, const In& x) const {
+    GradientSums sums(channels());
+    std::copy_n(pass.dbeta(), channels(), sums.dbeta.data());
+    std::copy_n(pass.dgamma(), channels(), sums.dgamma.data());
+    sums.count = x.count();
+    return sums;
+  }
+
   /// To where the layer's own methods look for a batch's mean and variance.
   void put_in_layer(const Moments& m) const {
     layer_->scratch_.reserve(channels(), 1);

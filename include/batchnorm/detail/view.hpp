@@ -47,8 +47,6 @@ struct View {
   [[nodiscard]] T* at(Index o, Index c, Index i) const {
     return data + o * outer_stride + c * channel_stride + i * inner_stride;
   }
-  /// Channels side by side in memory; otherwise each channel is made of runs.
-  [[nodiscard]] bool is_rows() const { return inner == 1 && channel_stride == 1; }
   [[nodiscard]] bool is_dense() const {
     if (size() == 0) return true;
     return at(outer - 1, channels - 1, inner - 1) - data == size() - 1;
@@ -57,6 +55,13 @@ struct View {
     return {data, outer, channels, inner, outer_stride, channel_stride, inner_stride};
   }
 };
+
+/// An input in an output's place, for a pass that only sums.
+template <class T>
+[[nodiscard]] View<T> unwritten(const View<const T>& v) {
+  return {const_cast<T*>(v.data), v.outer,          v.channels,    v.inner,
+          v.outer_stride,         v.channel_stride, v.inner_stride};
+}
 
 /// A dense tensor with the given extents slower and faster than the channel. A single channel is
 /// one long run, whatever its place.

@@ -107,18 +107,18 @@ class FusedForward final : public Forward<T> {
   }
   void normalize_exactly(Index c, const exact::Statistics& statistics) const override {
     const double gamma = this->affine.gamma(c), beta = this->affine.beta(c);
-    const auto one = [&](const T* px, double r) {
+    const auto one = [&](const T* px, double r, T* py) {
       const double z = exact::normalized(static_cast<double>(*px), statistics, gamma, beta) + r;
-      return T(narrow<A>(activated(Act(), z, numbers_->slope())));
+      exact::put(py, activated(Act(), z, numbers_->slope()));
     };
     if (r_.data) {
       const auto f = [&](const T* px, const T* pr, T* py) {
-        *py = one(px, static_cast<double>(*pr));
+        one(px, static_cast<double>(*pr), py);
       };
       exact::for_each(c, f, this->x, r_, this->y_);
     } else {
       exact::for_each(
-          c, [&](const T* px, T* py) { *py = one(px, 0); }, this->x, this->y_);
+          c, [&](const T* px, T* py) { one(px, 0, py); }, this->x, this->y_);
     }
   }
 
@@ -213,8 +213,7 @@ class FusedBackward final : public Backward<T> {
       const double x_part =
           mean_dz_x_hat == 0 ? 0 : statistics.x_hat(static_cast<double>(*px)) * mean_dz_x_hat;
       const double d = dz_of(c, statistics, px, pdy) - mean_dz - x_part;
-      *pdx =
-          T(narrow<A>(exact::product(affine.gamma(c), d, statistics.inv_std) * statistics.shrink));
+      exact::put(pdx, exact::product(affine.gamma(c), d, statistics.inv_std) * statistics.shrink);
     };
     exact::for_each(c, f, x, this->dy_, this->dx_);
   }
@@ -304,17 +303,11 @@ class Fused {
 
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
   template <class X, class R>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x, Plus<R> residual) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y, residual);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y, residual); });
   }
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
@@ -343,10 +336,7 @@ class Fused {
   /// Of a forward without a residual. dx may be dy.
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto dx = detail::like(values);
-    backward(values, dy, dx);
-    return dx;
+    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {

@@ -89,10 +89,7 @@ class BatchRenorm {
 
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
   /// The same into y, apart from x.
   template <class X, class Y>
@@ -115,10 +112,7 @@ class BatchRenorm {
 
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto dx = detail::like(values);
-    backward(values, dy, dx);
-    return dx;
+    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
   /// The same into dx, which may be dy.
   template <class X, class Dy, class Dx>

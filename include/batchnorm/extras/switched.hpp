@@ -49,10 +49,7 @@ class Switched {
 
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
   /// The same into y: apart from x, or where running statistics normalize x itself.
   template <class X, class Y>

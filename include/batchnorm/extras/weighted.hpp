@@ -66,10 +66,7 @@ class Weighted {
 
   template <class X, class W>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x, Weights<W> by) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y, by);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y, by); });
   }
 
   /// The same into y, apart from x.
@@ -100,10 +97,7 @@ class Weighted {
 
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto dx = detail::like(values);
-    backward(values, dy, dx);
-    return dx;
+    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
 
   /// The same into dx, which may be dy.

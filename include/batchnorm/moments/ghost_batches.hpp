@@ -67,10 +67,7 @@ class GhostBatches {
   }
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
 
   /// Differentiates the last forward made through this object.
@@ -103,10 +100,7 @@ class GhostBatches {
   }
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto dx = detail::like(values);
-    backward(values, dy, dx);
-    return dx;
+    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
 
  private:

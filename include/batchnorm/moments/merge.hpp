@@ -85,14 +85,7 @@ template <class Scalar>
   if (x.size() == 0) return m;
   Eigen::ArrayXd inv_std(x.channels);
   const Normalizer<double> by{m.mean.data(), inv_std.data(), true};
-  const View<Scalar> unwritten{const_cast<Scalar*>(x.data),
-                               x.outer,
-                               x.channels,
-                               x.inner,
-                               x.outer_stride,
-                               x.channel_stride,
-                               x.inner_stride};
-  Forward<Scalar>({x, {nullptr, nullptr}, by, workers, scratch}, unwritten).measure(0);
+  Forward<Scalar>({x, {nullptr, nullptr}, by, workers, scratch}, unwritten(x)).measure(0);
   m.count = static_cast<double>(x.count());
   m.m2 = scratch.var.head(x.channels) * m.count;
   return m;

@@ -60,10 +60,7 @@ class MicroBatches {
   }
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto y = detail::like(values);
-    forward(values, y);
-    return y;
+    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
 
   /// Takes a part into the sums of the batch's gradients, and into those of the layer.
@@ -99,10 +96,7 @@ class MicroBatches {
   }
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
-    const auto& values = detail::evaluated<detail::Argument<X>::order>(x);
-    auto dx = detail::like(values);
-    backward(values, dy, dx);
-    return dx;
+    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
 
   /// Of the parts measured so far.
