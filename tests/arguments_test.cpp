@@ -225,6 +225,27 @@ TEST_CASE("blocks and maps of any stride are read and written in place", "[argum
                 [](Eigen::VectorXf& m) { return InnerMap(m.data(), N, C); });
 }
 
+TEST_CASE("dy alone may lie at any stride", "[arguments]") {
+  const Expected& e = expected();
+  const auto check = [&](const auto& x, const auto& dy) {
+    auto layer = e.layer();
+    static_cast<void>(layer.forward(x));
+    CHECK(near(layer.backward(x, dy), e.dx));
+  };
+  Eigen::VectorXf memory(1000);
+  memory.setConstant(77);
+  Eigen::Map<Matrix, 0, Strided> columns(memory.data(), N, C, Strided(40, 3));
+  columns = e.dy;
+  check(e.x, columns);
+  Eigen::Map<Rows, 0, Strided> rows(memory.data(), N, C, Strided(40, 3));
+  rows = e.dy;
+  check(Rows(e.x), rows);
+  Rows wide(N, C + 3);
+  wide.setConstant(77);
+  wide.rightCols(C) = e.dy;
+  check(Rows(e.x), wide.rightCols(C));
+}
+
 TEST_CASE("plain matrices, maps, arrays and references are written", "[arguments]") {
   const Expected& e = expected();
   check_buffers(e.x, e.dy, Matrix(N, C), [](Matrix& m) -> Matrix& { return m; });

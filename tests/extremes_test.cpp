@@ -376,6 +376,21 @@ TEST_CASE("eval mode is finite for statistics and values of any size", "[extreme
   }
 }
 
+TEST_CASE("a y beyond the range is an infinity of its sign", "[extremes]") {
+  in_both_orders<float>(Eigen::Vector2f(1e10f, -1e10f), [](const auto& columns) {
+    BatchNorm1d<float> layer(9);
+    layer.gamma().setConstant(3e38f);
+    layer.eval();
+    const auto y = layer.forward(columns);
+    for (Index c = 0; c < 9; ++c) {
+      CHECK_FALSE(is_finite_value(y(0, c)));
+      CHECK_FALSE(is_finite_value(y(1, c)));
+      CHECK_FALSE(std::signbit(y(0, c)));
+      CHECK(std::signbit(y(1, c)));
+    }
+  });
+}
+
 TEST_CASE("a running variance beyond the range is stored as the largest finite value",
           "[extremes]") {
   Options options;
