@@ -237,8 +237,9 @@ class Layer {
   void check_by_batch(const Matrix& x, const Matrix& y, Index c) {
     if (!is_finite_channel(x, c) || !is_finite(gamma(c)) || !is_finite(beta(c))) return;
     const Real mean = bn_.saved().mean[c], inv_std = bn_.saved().inv_std[c];
-    require_within(real(x.col(c).minCoeff()), mean, real(x.col(c).maxCoeff()),
-                   "a mean lies among the values");
+    const Real low = real(x.col(c).minCoeff()), high = real(x.col(c).maxCoeff());
+    const Real rounding = 0x1p-52L * std::max(std::abs(low), std::abs(high));
+    require_within(low - rounding, mean, high + rounding, "a mean lies among the values");
     require_within(0, inv_std * std::sqrt(Real(bn_.options().eps)), 1 + 1e-15L,
                    "a deviation is at least sqrt(eps)");
     const bool is_constant = (x.col(c).array() == x(0, c)).all();
