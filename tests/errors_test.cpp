@@ -234,6 +234,10 @@ TEST_CASE("dx may not overlap x or dy, but it may be dy itself", "[errors]") {
   }
   CHECK(memory == before);
   Map4 dx(memory.data() + 2 * x4.size(), x4.dimensions());
+  Map4 over_x(memory.data() + x4.size() / 2, x4.dimensions());  // and not over dy
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "dx apart from x"},
+                                       [&] { layer.backward(x, dx, over_x); });
+  CHECK(memory == before);
   CHECK_NOTHROW(layer.backward(x, dy, dx));
   Map4 also_dy(memory.data() + x4.size(), x4.dimensions());
   CHECK_NOTHROW(layer.backward(x, dy, also_dy));
