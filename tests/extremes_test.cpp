@@ -427,6 +427,7 @@ TEST_CASE("a y beyond the range is an infinity of its sign", "[extremes]") {
   });
 }
 
+#if !defined(__FAST_MATH__)  // which orders factors as it likes, and makes 0 times infinity 0
 TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std alone vanishes", "[extremes]") {
   in_both_orders<double>(Eigen::VectorXd::Constant(5, 1e250), [](const auto& dy) {
     BatchNorm1d<double> layer(9);
@@ -439,7 +440,6 @@ TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std alone vanishes
   });
 }
 
-#if !defined(__FAST_MATH__)  // for which 0 times infinity is 0
 TEST_CASE("in eval mode an infinite x is in no dx, for factors beyond the kernels too",
           "[extremes]") {
   in_both_orders<float>(Eigen::Vector2f(special<float>(0), 1), [](const auto& x) {
