@@ -18,6 +18,7 @@
 //
 // The tolerance, 4 ulp at the numbers' size, allows for the roundings of the few steps in double.
 #include <batchnorm/batchnorm.hpp>
+#include <cmath>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -189,4 +190,11 @@ TEST_CASE("folded() is the eval-mode layer as scale, center and shift") {
   CHECK(folded.center[1] == 8);
   CHECK(folded.shift[0] == 1);
   CHECK(folded.shift[1] == -1);
+
+  batchnorm::Options beta_alone;
+  beta_alone.scale = false;
+  batchnorm::BatchNorm1d<double> without_gamma(2, beta_alone);
+  without_gamma.beta() << 1, -1;
+  CHECK(without_gamma.folded().shift == without_gamma.beta());
+  check(without_gamma.folded().scale[0], 1 / std::sqrt(1 + 1e-5));
 }

@@ -115,6 +115,7 @@ TEST_CASE("a layer that has learned its data is well", "[diagnose]") {
   CHECK_FALSE(diagnose(bn, samples(4).topRows(4).eval()).explains_eval());  // 4 of them scatter
   const Eigen::MatrixXf other = samples(4).array() * 10 + 5;
   CHECK(diagnose(bn, other).number_of(&ChannelDiagnosis::is_far) == 4);
+  CHECK(diagnose(bn, other).explains_eval());
   CHECK(says(diagnose(bn, other), "4 of 4 channels are far off"));
 }
 
