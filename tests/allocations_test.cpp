@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Calls that write into buffers allocate nothing once a layer has seen the shape.
+// Calls that write into buffers allocate nothing once a layer has seen the shape; those that return
+// a result, that alone.
 #define EIGEN_USE_THREADS
 
 #include "support/allocations.hpp"
@@ -68,6 +69,22 @@ void check_images(const Options& options, const Eigen::ThreadPoolDevice* device)
                        last ? Tensor(3, 7, 9, 5) : Tensor(3, 5, 7, 9));
 }
 
+template <class Layer, class X>
+void check_results_are_all(Layer& layer, const X& shape) {
+  Batch<X> b(shape);
+  step(layer, b);
+  const auto made_by = [](const auto& call) {
+    return allocations([&] { static_cast<void>(call()); });
+  };
+  for (const bool training : {true, false}) {
+    INFO((training ? "training" : "eval"));
+    layer.train(training);
+    CHECK(made_by([&] { return layer.forward(b.x); }) == 1);
+    CHECK(made_by([&] { return layer.backward(b.x, b.dy); }) == 1);
+    CHECK(made_by([&] { return layer.backward(layer.saved(), b.x, b.dy); }) == 1);
+  }
+}
+
 }  // namespace
 
 TEST_CASE("the counter sees allocations", "[allocations]") {
@@ -111,6 +128,34 @@ TEST_CASE("calls with matrices and views allocate nothing either", "[allocations
   };
   views();
   CHECK(allocations(views) == 0);
+}
+
+TEST_CASE("calls that return their result allocate that alone", "[allocations]") {
+  if (!testing::counts_allocations) return;
+  Eigen::ThreadPool pool(3);
+  const Eigen::ThreadPoolDevice device(&pool, 3);
+  for (const auto* threads : {static_cast<const Eigen::ThreadPoolDevice*>(nullptr), &device}) {
+    INFO((threads ? "threads" : "no threads"));
+    BatchNorm2d<float> of_images(5);
+    of_images.set_device(threads);
+    check_results_are_all(of_images, Eigen::Tensor<float, 4, Eigen::RowMajor>(32, 5, 61, 71));
+    BatchNorm2d<Eigen::half> of_halves(5);
+    of_halves.set_device(threads);
+    check_results_are_all(of_halves, Eigen::Tensor<Eigen::half, 4>(32, 5, 61, 71));
+    BatchNorm1d<double> of_rows(9);
+    of_rows.set_device(threads);
+    check_results_are_all(of_rows, Eigen::MatrixXd(40000, 9));
+  }
+}
+
+TEST_CASE("an expression is evaluated once", "[allocations]") {
+  if (!testing::counts_allocations) return;
+  BatchNorm1d<float> layer(9);
+  Batch<Eigen::MatrixXf> b(Eigen::MatrixXf(500, 9));
+  step(layer, b);
+  CHECK(allocations([&] { static_cast<void>(layer.forward(2 * b.x)); }) == 2);
+  CHECK(allocations([&] { layer.forward(2 * b.x, b.y); }) == 1);
+  CHECK(allocations([&] { layer.backward(2 * b.x, b.dy, b.dx); }) == 1);
 }
 
 TEST_CASE("channels that are done again allocate nothing either", "[allocations]") {

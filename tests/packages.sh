@@ -21,6 +21,8 @@ have_package() {
   case $1 in
     g++ | clang++ | cmake | make | git | pkg-config) have_command "$1" && return ;;
     clang) have_command clang++ && return ;;
+    libclang-rt-dev) # the sanitizers' and libFuzzer's libraries
+      ls "$(clang++ -print-resource-dir 2>/dev/null)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1 && return ;;
     libeigen3-dev) have_header eigen3/Eigen/Core Eigen/Core && return ;;
     catch2) have_header catch2/catch_all.hpp catch2/catch.hpp && return ;;
     zlib1g-dev) have_header zlib.h && return ;;

@@ -76,7 +76,8 @@ else
   without=$compiling
   also "The core with the address and undefined behaviour sanitizers" "" \
     build_and_test tests-sanitized -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS="$everywhere" \
-    -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize-recover=all"
+    -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
+  also "Inputs that libFuzzer makes up, a minute for each target" "" sh "$root/tests/fuzz/run.sh"
 fi
 [ -z "$failed" ] || { printf '\nFailed:%s\n' "$failed" >&2; exit 1; }
 printf '\nAll tests passed.\n'

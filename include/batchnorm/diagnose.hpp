@@ -106,7 +106,7 @@ template <class Scalar, int spatial, class X>
 inline std::ostream& operator<<(std::ostream& out, const Diagnosis& d) {
   constexpr std::size_t most = 20;
   const auto badness = [](const ChannelDiagnosis& c) {
-    if (!c.is_finite) return std::numeric_limits<double>::infinity();
+    if (!c.is_finite) return std::numeric_limits<double>::max();
     return std::abs(c.shift) + std::abs(std::log(c.spread));
   };
   std::vector<std::size_t> order(d.channels.size());

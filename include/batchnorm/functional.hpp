@@ -189,7 +189,7 @@ class Cut : protected Pass<T, Number>, protected Steps {
       const bool finite = is_finite_channel(c);
       scratch.long_way[c] = finite;
       for (A* const k : factors) k[c] = 0;
-      factors[scale][c] = finite ? A(1) : std::numeric_limits<A>::quiet_NaN();
+      factors[scale][c] = finite ? A(1) : not_a_number<A>();
     });
   }
   template <class F>

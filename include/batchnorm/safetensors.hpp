@@ -26,6 +26,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -155,7 +156,8 @@ class SafetensorsReader {
   [[nodiscard]] const std::map<std::string, SafetensorsEntry>& entries() const { return entries_; }
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  /// A tensor of any of the five dtypes, rounded to Scalar if that holds fewer digits.
+  /// A tensor of any of the five dtypes, rounded to Scalar if that holds fewer digits. Numbers beyond
+  /// the range of a Scalar that is an integer are refused.
   template <class Scalar, int rank>
   [[nodiscard]] Eigen::Tensor<Scalar, rank, Eigen::RowMajor> tensor(const std::string& name) {
     const SafetensorsEntry& entry = find(name);
@@ -165,7 +167,12 @@ class SafetensorsReader {
     std::array<Eigen::Index, static_cast<std::size_t>(rank)> extents{};
     std::copy(entry.extents.begin(), entry.extents.end(), extents.begin());
     Eigen::Tensor<Scalar, rank, Eigen::RowMajor> values(extents);
-    read(name, entry, [&](Eigen::Index i, auto v) { values.data()[i] = static_cast<Scalar>(v); });
+    read(name, entry, [&](Eigen::Index i, auto v) {
+      if constexpr (std::is_integral_v<Scalar> && !std::is_same_v<Scalar, decltype(v)>) {
+        check_range<Scalar>(name, static_cast<double>(v));
+      }
+      values.data()[i] = static_cast<Scalar>(v);
+    });
     return values;
   }
 
@@ -235,6 +242,15 @@ class SafetensorsReader {
     const auto& names = detail::state_names[which];
     return std::any_of(names.begin(), names.end(),
                        [&](const char* name) { return entries_.count(prefix + name) > 0; });
+  }
+  /// Beyond an integer's range a conversion would be undefined.
+  template <class Integer>
+  void check_range(const std::string& name, double v) const {
+    const double beyond = std::ldexp(1.0, std::numeric_limits<Integer>::digits);
+    const bool is_below = std::is_signed_v<Integer> ? v < -beyond : v <= -1;
+    if (detail::is_finite(v) && v < beyond && !is_below) return;
+    refuse(name + ": expected integers below " + detail::number(beyond) + ", got " +
+           detail::number(v));
   }
   [[nodiscard]] static std::string shape_text(const SafetensorsEntry& entry) {
     return "shape " + nlohmann::json(entry.extents).dump();

@@ -265,6 +265,33 @@ TEST_CASE("what is no layer is refused, and the layer stays as it was", "[safete
   }
 }
 
+TEST_CASE("numbers that an integer cannot be are refused, others cut", "[safetensors]") {
+  const Folder folder("integers");
+  SafetensorsWriter()
+      .add("fit", Eigen::Vector3d(-0x1p63, 2.75, 0x1p62))
+      .add("huge", Eigen::Vector2d(1, 0x1p63))
+      .add("low", Eigen::Vector2f(1, -1e30f))
+      .add("nan", Eigen::Vector2f(1, std::numeric_limits<float>::quiet_NaN()))
+      .add("largest", Eigen::Matrix<std::int64_t, 1, 1>(std::numeric_limits<std::int64_t>::max()))
+      .write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  const auto fit = file.tensor<std::int64_t, 1>("fit");
+  CHECK(fit(0) == std::numeric_limits<std::int64_t>::min());
+  CHECK(fit(1) == 2);
+  CHECK(fit(2) == std::int64_t{1} << 62);
+  CHECK(file.tensor<std::int64_t, 1>("largest")(0) == std::numeric_limits<std::int64_t>::max());
+  const std::string expected = ": expected integers below 9.22337e+18, got ";
+  const auto refuse = [&](const std::string& words, const auto& call) {
+    check_throws<std::invalid_argument>({words}, call);
+  };
+  refuse("huge" + expected + "9.2",
+         [&] { static_cast<void>(file.tensor<std::int64_t, 1>("huge")); });
+  refuse("low" + expected + "-1", [&] { static_cast<void>(file.tensor<std::int64_t, 1>("low")); });
+  refuse("nan" + expected + "nan", [&] { static_cast<void>(file.tensor<std::int64_t, 1>("nan")); });
+  refuse("largest: expected integers below 2.14748e+09, got 9.2",
+         [&] { static_cast<void>(file.tensor<std::int32_t, 1>("largest")); });
+}
+
 TEST_CASE("a name is written once", "[safetensors]") {
   SafetensorsWriter writer;
   writer.add("a", Eigen::VectorXf::Ones(2));

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 
 #include "batchnorm/detail/exact.hpp"
 #include "batchnorm/detail/plan.hpp"
@@ -34,7 +33,7 @@ void map_some_channels(const View<const T>& x, const View<T>& y, const Param* sc
   for_channels_but(0, x.channels, fits,
                    [&](Index c) {  // a copy, for the long way to follow, or NaN
                      center.data[c] = shift.data[c] = 0;
-                     scale.data[c] = is_finite_map(c) ? A(1) : std::numeric_limits<A>::quiet_NaN();
+                     scale.data[c] = is_finite_map(c) ? A(1) : not_a_number<A>();
                    });
 
   Operands<T> operands{1, {x, {}}, y};

@@ -23,7 +23,7 @@ void for_each_element(X& x, const F& f) {
     } else {
       f(i, x(i));
     }
-    for (std::size_t d = rank; d-- > 0 && ++i[d] == shape.extents[d];) i[d] = 0;
+    for (std::size_t d = rank; d > 0 && ++i[d - 1] == shape.extents[d - 1]; --d) i[d - 1] = 0;
   }
 }
 

@@ -5,7 +5,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <utility>
 
 #include "batchnorm/detail/view.hpp"
@@ -52,7 +51,7 @@ template <class T>
       },
       x);
   const double n = static_cast<double>(x.count());
-  if (!finite) return {1, sum / n, std::numeric_limits<double>::quiet_NaN()};
+  if (!finite) return {1, sum / n, not_a_number<double>()};
 
   const double shrink = largest > 0x1p500 ? 0x1p-1000 : 1;
   const double first = static_cast<double>(*x.at(0, c, 0)) * shrink;

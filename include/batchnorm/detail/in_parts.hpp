@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <utility>
 
@@ -289,8 +288,7 @@ class InParts {
     layer_->next_.mean = m.mean;
     for (Index c = 0; c < channels(); ++c) {
       const bool finite = is_finite(m.mean[c]) && is_finite(m.m2[c]);
-      layer_->scratch_.var[c] =
-          finite ? m.m2[c] / m.count[c] : std::numeric_limits<double>::quiet_NaN();
+      layer_->scratch_.var[c] = finite ? m.m2[c] / m.count[c] : not_a_number<double>();
     }
   }
   [[nodiscard]] Backward<Scalar> backward_pass(const Saved& by, const In& x, const In& dy,

@@ -41,14 +41,32 @@ inline constexpr std::int64_t infinity_bits = 0x7ff0000000000000;
 [[nodiscard]] inline std::int64_t is_finite(double v) { return magnitude_bits(v) < infinity_bits; }
 [[nodiscard]] inline bool is_nan(double v) { return magnitude_bits(v) > infinity_bits; }
 
-/// v rounded to A; what lies beyond A's range becomes infinite.
+/// NaN, not known until the program runs: under -ffast-math clang 19 makes any number of one that it
+/// sees.
+template <class A>
+[[nodiscard]] A not_a_number() {
+  const volatile Bits<A> unknown =
+      static_cast<Bits<A>>(sizeof(A) == 4 ? 0x7fc00000 : 0x7ff8000000000000);
+  const Bits<A> bits = unknown;
+  A result;
+  std::memcpy(&result, &bits, sizeof result);
+  return result;
+}
+
+/// v rounded to A; what lies beyond A's range becomes infinite. Infinities are bits here, each of its
+/// own: under -ffast-math clang 19 warns of one that is named, g++ 14 negates one to -max().
 template <class A>
 [[nodiscard]] A narrow(double v) {
   constexpr double largest = static_cast<double>(std::numeric_limits<A>::max());
-  constexpr A infinity = std::numeric_limits<A>::infinity();
+  constexpr auto infinity = static_cast<Bits<A>>(sizeof(A) == 4 ? 0x7f800000 : infinity_bits);
+  constexpr Bits<A> minus_infinity = infinity | std::numeric_limits<Bits<A>>::min();
   const bool is_beyond = std::abs(v) > largest;
-  const A within = static_cast<A>(is_beyond ? 0 : v);
-  return is_beyond ? (v > 0 ? infinity : -infinity) : within;
+  A result = static_cast<A>(is_beyond ? 0 : v);
+  Bits<A> bits;
+  std::memcpy(&bits, &result, sizeof bits);
+  bits = is_beyond ? (v > 0 ? infinity : minus_infinity) : bits;
+  std::memcpy(&result, &bits, sizeof bits);
+  return result;
 }
 
 /// An Index that becomes 0 when it is moved from, so that what is left of an object can be told.

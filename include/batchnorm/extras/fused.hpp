@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <limits>
 #include <string>
 #include <type_traits>
 
@@ -185,7 +184,7 @@ class FusedBackward final : public Backward<T> {
         scratch.long_way[c] = true;
         for (A* const k : factors) k[c] = 0;
         factors[scale][c] = 1;
-        numbers_->shift_of_z()[c] = std::numeric_limits<A>::quiet_NaN();
+        numbers_->shift_of_z()[c] = detail::not_a_number<A>();
       } else if (!by.of_batch) {
         factors[mean][c] = static_cast<A>(by.mean[c]);
       }

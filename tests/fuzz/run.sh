@@ -1,0 +1,102 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Feeds the readers, options and calls inputs that libFuzzer makes up; on a fresh Debian this one
+# command is all it takes.
+#   sh tests/fuzz/run.sh [SECONDS=60] [TARGET...]    each target for so long; all of them by default
+#   sh tests/fuzz/run.sh keep [TARGET...]            what was found since into corpus/, made small
+# Builds in build/fuzz. Each run starts from tests/fuzz/corpus and from what earlier ones found,
+# build/fuzz/corpus. CXX names another clang than clang++.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+build=$root/build/fuzz
+failures=$build/failures
+# Bytes of an input, MB in all and MB at once: what is refused must not take memory first.
+limits="-max_len=1024 -rss_limit_mb=1024 -malloc_limit_mb=32 -timeout=20"
+export ASAN_OPTIONS=quarantine_size_mb=32:allow_addr2line=1
+. "$root/tests/packages.sh"
+
+dictionary_of() { [ ! -f "$here/$1.dict" ] || echo "-dict=$here/$1.dict"; }
+
+# one TARGET SECONDS: a line of what it did; where it fails, too what and how to see it again.
+one() {
+  log=$build/$1.log
+  failed=
+  # shellcheck disable=SC2046,SC2086  # options are meant to split
+  "$build/tests/fuzz/fuzz_$1" $limits $(dictionary_of "$1") -max_total_time="$2" \
+    -print_final_stats=1 -artifact_prefix="$failures/$1-" \
+    "$build/corpus/$1" "$here/corpus/$1" >"$log" 2>&1 || failed=yes
+  runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+  took=$(sed -n 's/^Done [0-9]* runs in \([0-9]*\) .*/, \1 s/p' "$log")
+  covered=$(sed -n 's/.* cov: \([0-9]*\) .*/\1/p' "$log" | tail -n 1)
+  places=$(sed -n 's/.*Loaded [0-9]* modules *(\([0-9]*\) inline.*/\1/p' "$log")
+  inputs=$(sed -n 's/.* corp: \([0-9]*\)\/.*/\1/p' "$log" | tail -n 1)
+  echo "$1: ${runs:-no} runs$took, covered ${covered:-0} of ${places:-0} places, ${inputs:-0} inputs"
+  [ -n "$failed" ] || return 0
+  input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
+  grep -E '^(Expected|Does not hold|.*runtime error:|.*ERROR: )|terminate called|what\(\)' "$log" |
+    sed "s/^/  $1: /"
+  echo "  $1 FAILED on ${input:-no input: see $log}"
+  echo "  again: $build/tests/fuzz/fuzz_$1 ${input:-$here/corpus/$1/*}"
+  return 1
+}
+
+# keep TARGET: the fewest inputs that together reach all that is reached, by names of their content.
+keep() {
+  smaller=$build/smaller/$1
+  rm -rf "$smaller"
+  mkdir -p "$smaller"
+  # shellcheck disable=SC2086
+  "$build/tests/fuzz/fuzz_$1" $limits -merge=1 -set_cover_merge=1 -use_counters=0 "$smaller" \
+    "$here/corpus/$1" "$build/corpus/$1" >"$build/$1.log" 2>&1
+  rm -f "$here/corpus/$1/found_"*
+  for input in "$smaller"/*; do
+    known=
+    for file in "$here/corpus/$1"/*; do cmp -s "$input" "$file" && known=yes; done
+    [ -n "$known" ] || cp "$input" "$here/corpus/$1/found_$(basename "$input" | cut -c 1-8)"
+  done
+  echo "$1: $(find "$here/corpus/$1" -type f | wc -l) inputs, $(du -sb "$here/corpus/$1" | cut -f 1) bytes"
+}
+
+seconds=60
+case ${1:-} in
+  --help) sed -n '3,8s/^# //p' "$0"; exit 0 ;;
+  one) one "$2" "$3"; exit ;;
+  keep) seconds=keep; shift ;;
+  [0-9]*) seconds=$1; shift ;;
+esac
+if [ $# -eq 0 ]; then
+  for file in "$here"/*.cpp; do set -- "$@" "$(basename "$file" .cpp)"; done
+fi
+for target; do
+  [ -f "$here/$target.cpp" ] && continue
+  echo "Unknown target $target; there are $(cd "$here" && echo *.cpp | sed 's/\.cpp//g')" >&2
+  exit 1
+done
+
+case ${CXX:-} in *clang*) cxx=$CXX ;; *) cxx=clang++ ;; esac # libFuzzer is a part of clang
+jobs=$(nproc 2>/dev/null || echo 2)
+need_packages clang libclang-rt-dev cmake make libeigen3-dev nlohmann-json3-dev zlib1g-dev \
+  libcxxopts-dev
+mkdir -p "$build" "$failures"
+echo "Building in $build" >&2
+# shellcheck disable=SC2046  # names of targets, meant to split
+if ! { cmake -S "$root" -B "$build" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_BUILD_TYPE=None \
+         -DBATCHNORM_TESTS=OFF -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_FUZZ=ON &&
+       cmake --build "$build" -j "$jobs" --target $(printf 'fuzz_%s ' "$@"); } >"$build/build.log" 2>&1
+then
+  cat "$build/build.log" >&2
+  exit 1
+fi
+
+# Targets write and read many small files: in memory, where there is a place for it.
+TMPDIR=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")" fuzz.XXXXXX)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+for target; do mkdir -p "$build/corpus/$target" "$here/corpus/$target"; done
+if [ "$seconds" = keep ]; then
+  for target; do keep "$target"; done
+else
+  # One more at a time than there are cores: five targets take two minutes on two of them.
+  printf '%s\n' "$@" | xargs -P $((jobs + 1)) -I '{}' sh "$0" one '{}' "$seconds"
+fi
