@@ -468,3 +468,22 @@ TEST_CASE("double layers are right to a few roundings", "[accuracy]") {
     CHECK(worst <= 1e-13 + 4e-16 * offset);  // and of the mean, half an ulp of the offset
   }
 }
+
+TEST_CASE("an outlier in the middle, where sums start, costs a double layer no digits",
+          "[accuracy]") {
+  // About the outlier the sum of squares is n times the variance, and so are its roundings.
+  constexpr Index n = 100001;
+  Eigen::MatrixXd x(n, 1);
+  testing::Random random(12);
+  random.fill(x, 0, 1e-3);
+  x(n / 2, 0) = 1;
+  Options options;
+  options.eps = 1e-30;
+  BatchNorm1d<double> layer(1, options);
+  static_cast<void>(layer.forward(x));
+  Real mean = 0, var = 0;
+  for (Index i = 0; i < n; ++i) mean += Real(x(i, 0)) / n;
+  for (Index i = 0; i < n; ++i) var += (x(i, 0) - mean) * (x(i, 0) - mean) / n;
+  const Real exact = 1 / std::sqrt(var);
+  CHECK(std::abs(layer.saved().inv_std[0] / static_cast<double>(exact) - 1) <= 1e-12);
+}

@@ -692,13 +692,13 @@ TEST_CASE("a cumulative average counts a channel's own updates, not skipped ones
   static_cast<void>(layer.forward(x));
   x << 5, special<double>(0), 7, 1;  // mean 6 in channel 0; channel 1 is skipped
   static_cast<void>(layer.forward(x));
-  x << 6, 40, 14, 60;  // means 10, 50, variances 16, 100
+  x << 6, 30, 14, 70;  // means 10, 50, variances 16, 400
   static_cast<void>(layer.forward(x));
   CHECK(layer.num_batches_tracked() == 3);
   CHECK(layer.running_mean()[0] == Approx((2. + 6 + 10) / 3));
   CHECK(layer.running_mean()[1] == Approx((20. + 50) / 2));
   CHECK(layer.running_var()[0] == Approx((1. + 1 + 16) / 3));
-  CHECK(layer.running_var()[1] == Approx((100. + 100) / 2));
+  CHECK(layer.running_var()[1] == Approx((100. + 400) / 2));
   layer.reset_running_stats();
   x << 1, 10, 3, 30;
   static_cast<void>(layer.forward(x));

@@ -112,7 +112,8 @@ def write_switches(mutants, include):
 def digest(*parts):
     value = hashlib.sha256()
     for part in parts:
-        for file in sorted(part.rglob("*")) if isinstance(part, pathlib.Path) else [part]:
+        is_folder = isinstance(part, pathlib.Path) and part.is_dir()
+        for file in sorted(part.rglob("*")) if is_folder else [part]:
             if isinstance(file, str) or file.is_file():
                 value.update(file.encode() if isinstance(file, str) else file.read_bytes())
     return value.hexdigest()[:16]
@@ -139,7 +140,8 @@ class Bench:
         common = BUILD / "common.hpp"
         if not common.exists() or common.read_text() != COMMON:
             common.write_text(COMMON)
-        out = BUILD / f"common-{digest(COMMON, version, ' '.join(self.flags))}.hpp"
+        out = BUILD / ("common-" + digest(COMMON, TESTS / "support/catch.hpp", version,
+                                          " ".join(self.flags)) + ".hpp")
         if is_clang:
             out = out.with_suffix(".pch")
             self.common = ["-include-pch", out]
@@ -150,7 +152,7 @@ class Bench:
         if not out.exists():
             extra = ["-Xclang", "-fpch-instantiate-templates"] if is_clang else []
             self.must([CXX, *self.flags, *extra, "-x", "c++-header", common, "-o", out])
-        main = BUILD / f"main-{digest(version)}.o"
+        main = BUILD / f"main-{digest(version, TESTS / 'support/catch_main.cpp')}.o"
         self.main = [main]
         if self.has("<catch2/catch_all.hpp>"):  # Catch2 3 is a library
             self.main = ["-lCatch2Main", "-lCatch2"]

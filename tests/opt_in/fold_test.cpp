@@ -232,6 +232,7 @@ void check_dimensions() {
       check(3, 6, 3, false, Order::hwim);
       check(3, 5, 1, true, Order::iohw);
       check(6, 4, 2, true, Order::iohw);
+      check(4, 6, 2, true, Order::iohw);
       check(3, 5, 1, true, Order::hwoi);
     }
   }
