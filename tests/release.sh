@@ -1,6 +1,5 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-<<<<<<< HEAD
 # What takes too long for every day, before a release: about four hours on two cores, as root.
 #   sh tests/release.sh
 # The core in fresh systems of three kinds and in many builds; all tests, those of opt-in headers with
