@@ -297,6 +297,22 @@ TEST_CASE("a channel with numbers that are not finite stays alone with them", "[
   CHECK(y.rightCols(4).array().isNaN().all());
 }
 
+TEMPLATE_TEST_CASE("an infinite shift makes every finite value infinite", "[channel_affine]", float,
+                   double, Eigen::half, Eigen::bfloat16) {
+  using Vector = Eigen::Matrix<TestType, Eigen::Dynamic, 1>;
+  const TestType infinity = static_cast<TestType>(std::numeric_limits<float>::infinity());
+  ChannelAffine<TestType> affine{Vector::Constant(2, TestType(2)), Vector::Constant(2, TestType(1)),
+                                 Vector::Constant(2, TestType(3))};
+  affine.shift[1] = -infinity;
+  Eigen::Matrix<TestType, Eigen::Dynamic, 2> x(3, 2);
+  x << TestType(0), TestType(0), TestType(4), TestType(4), TestType(-100), TestType(-100);
+  const auto y = affine.apply(x);
+  CHECK(y(0, 0) == TestType(1));
+  CHECK(y(1, 0) == TestType(9));
+  CHECK(y(2, 0) == TestType(-199));
+  for (const Index n : {0, 1, 2}) CHECK(y(n, 1) == -infinity);
+}
+
 TEST_CASE("apply allocates nothing for y", "[channel_affine]") {
   if (!testing::counts_allocations) return;
   const auto affine = random_layer<BatchNorm2d<float>>(33, 8).folded();

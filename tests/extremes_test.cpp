@@ -276,6 +276,25 @@ TEST_CASE("half sums beyond its range survive", "[extremes]") {
   CHECK(layer.grad_beta()[0] == 7e6f);
 }
 
+TEMPLATE_TEST_CASE("one value far out costs no digits, wherever it lies", "[extremes]", Eigen::half,
+                   Eigen::bfloat16) {
+  // One 2^15 among 255 zeros: the mean is 128, the variance 2^30 / 256 - 2^14.
+  for (const Index place : {0, 1, 128, 255}) {
+    INFO("at " << place);
+    Column<TestType> x = Column<TestType>::Zero(256);
+    x[place] = TestType(32768.f);
+    BatchNorm1d<TestType> layer(1);
+    const auto y = layer.forward(x);
+    CHECK(layer.saved().mean[0] == 128);
+    CHECK(layer.saved().inv_std[0] == Approx(1 / std::sqrt(4177920.)).epsilon(1e-9));  // and eps
+    // x_hat = -1 / sqrt(255) and sqrt(255), to within a rounding.
+    constexpr double rounding = std::is_same_v<TestType, Eigen::half> ? 0x1p-11 : 0x1p-8;
+    CHECK(static_cast<double>(y[place]) == Approx(std::sqrt(255.)).epsilon(rounding));
+    CHECK(static_cast<double>(y[(place + 1) % 256]) ==
+          Approx(-1 / std::sqrt(255.)).epsilon(rounding));
+  }
+}
+
 TEST_CASE("a constant channel gives exactly beta, whatever the constant", "[extremes]") {
   const auto check = [](auto scalar, const std::vector<double>& constants) {
     using Scalar = decltype(scalar);

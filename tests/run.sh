@@ -37,7 +37,7 @@ also() {
 
 # Without AVX2 the kernels are others, which a processor that has it never runs.
 test_without_avx2() {
-  for test in hand_computed golden; do
+  for test in hand_computed golden instantiate; do
     qemu-x86_64 -cpu Nehalem "$root/build/$folder/tests/${test}_test" || return 1
   done
 }

@@ -23,7 +23,6 @@ class SyncPart {
   virtual void
   prepare() = 0;  // checks and measures; throws what is wrong with this rank's arguments
   virtual void send(Eigen::Ref<Eigen::VectorXd> mine) const = 0;
-  virtual void settle() {}    // throws what is wrong with the batch, on all ranks
   virtual void finish() = 0;  // writes
 
  protected:
@@ -36,6 +35,7 @@ class SyncForward : public SyncPart {
  public:
   using SyncPart::SyncPart;
   virtual void receive(const Eigen::Ref<const Eigen::MatrixXd>& all) = 0;  // column r: rank r's
+  virtual void settle() = 0;  // throws what is wrong with the batch, on all ranks
 };
 class SyncBackward : public SyncPart {
  public:

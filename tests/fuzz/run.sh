@@ -13,6 +13,7 @@ build=$root/build/fuzz
 failures=$build/failures
 # Bytes of an input, MB in all and MB at once: what is refused must not take memory first.
 limits="-max_len=1024 -rss_limit_mb=1024 -malloc_limit_mb=32 -timeout=20"
+most_kept=16
 export ASAN_OPTIONS=quarantine_size_mb=32:allow_addr2line=1
 . "$root/tests/packages.sh"
 
@@ -41,7 +42,8 @@ one() {
   return 1
 }
 
-# keep TARGET: the fewest inputs that together reach all that is reached, by names of their content.
+# keep TARGET: few inputs that together reach most of what is reached, by names of their content. Of
+# those that are found the longest, which reach most.
 keep() {
   smaller=$build/smaller/$1
   rm -rf "$smaller"
@@ -49,13 +51,15 @@ keep() {
   # shellcheck disable=SC2086
   "$build/tests/fuzz/fuzz_$1" $limits -merge=1 -set_cover_merge=1 -use_counters=0 "$smaller" \
     "$here/corpus/$1" "$build/corpus/$1" >"$build/$1.log" 2>&1
+  given=$(find "$here/corpus/$1" -type f ! -name 'found_*')
   rm -f "$here/corpus/$1/found_"*
-  for input in "$smaller"/*; do
+  # shellcheck disable=SC2012  # names are hashes
+  for name in $(ls -S "$smaller" | head -n "$most_kept"); do
     known=
-    for file in "$here/corpus/$1"/*; do cmp -s "$input" "$file" && known=yes; done
-    [ -n "$known" ] || cp "$input" "$here/corpus/$1/found_$(basename "$input" | cut -c 1-8)"
+    for file in $given; do cmp -s "$smaller/$name" "$file" && known=yes; done
+    [ -n "$known" ] || cp "$smaller/$name" "$here/corpus/$1/found_$(echo "$name" | cut -c 1-8)"
   done
-  echo "$1: $(find "$here/corpus/$1" -type f | wc -l) inputs, $(du -sb "$here/corpus/$1" | cut -f 1) bytes"
+  echo "$1: $(find "$here/corpus/$1" -type f | wc -l) inputs, $(cat "$here/corpus/$1/"* | wc -c) bytes"
 }
 
 seconds=60

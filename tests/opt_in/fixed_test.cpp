@@ -257,6 +257,14 @@ TEST_CASE("a fixed layer switches off, skips and refuses as the layer", "[fixed]
                                  [&] { static_cast<void>(bn.backward(y, y)); });
   const Matrix z = bn.forward(y);
   CHECK(bn.backward(y, z).allFinite());
+  Eigen::Matrix<double, Eigen::Dynamic, 2> two = y.topRows(2), of_three = y;
+  check_throws<std::invalid_argument>({"[FixedBatchNorm1d::backward]", "of 3 rows, got 2"},
+                                      [&] { bn.backward(two, two, of_three); });
+  check_throws<std::invalid_argument>({"expected dy of 3 rows, got 2"},
+                                      [&] { bn.backward(y, two, of_three); });
+  check_throws<std::invalid_argument>({"expected dx of 3 rows, got 2"},
+                                      [&] { bn.backward(y, y, two); });
+  check_throws<std::invalid_argument>({"expected y of 3 rows, got 2"}, [&] { bn.forward(y, two); });
   options.eps = -1;
   check_throws<std::invalid_argument>({"[FixedBatchNorm1d::FixedBatchNorm1d]", "eps"},
                                       [&] { FixedBatchNorm1d<double, 2>{options}; });

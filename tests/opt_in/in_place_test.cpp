@@ -195,6 +195,10 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   in_place.backward(x, before, dx);
   expected = bn.backward(before, before);
   CHECK(dx.isApprox(expected, 1e-5f));
+  Eigen::MatrixXf three = x.topRows(3), dx_of_three = three;
+  check_refused<std::invalid_argument>(
+      bn, {"[InPlace::backward]", "of shape (4, 2), got one of (3, 2)"},
+      [&] { in_place.backward(three, before.topRows(3), dx_of_three); });
 
   check_throws<std::invalid_argument>({"expected a finite slope above 0, got 0"},
                                       [&] { InPlace(bn, LeakyRelu{0}); });

@@ -231,4 +231,16 @@ TEST_CASE("steps of micro-batches out of order are refused", "[micro]") {
                                        [&] { steps.forward(z, z); });
   check_refused<std::invalid_argument>(bn, {"[MicroBatches::forward]", "expected y of x's shape"},
                                        [&] { steps.forward(x, MatrixXd(3, 2)); });
+
+  forward();
+  steps.measure(x, x);
+  check_refused<std::invalid_argument>(bn, {"[MicroBatches::backward]", "expected dx apart from x"},
+                                       [&] { steps.backward(z, x, z); });
+  Eigen::VectorXd memory = Eigen::VectorXd::Zero(10);
+  Eigen::Map<MatrixXd> dy(memory.data(), 4, 2), dx(memory.data() + 2, 4, 2);
+  check_refused<std::invalid_argument>(
+      bn, {"[MicroBatches::backward]", "expected dx apart from dy or dy itself"},
+      [&] { steps.backward(x, dy, dx); });
+  CHECK(memory == Eigen::VectorXd::Zero(10));
+  backward();
 }

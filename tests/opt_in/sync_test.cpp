@@ -140,6 +140,19 @@ class Counting final : public Communicator {
   Communicator& world_;
 };
 
+/// Rank 0 of two, the other of which sends three numbers more. As MPI may, it does not mind.
+class Careless final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 2; }
+  MatrixXd all_gather(const Eigen::VectorXd& mine) override {
+    MatrixXd all(mine.size(), 2);
+    all << mine, mine;
+    all(0, 1) += 3;
+    return all;
+  }
+};
+
 }  // namespace
 
 TEST_CASE("replicas are one layer on the whole batch, forward and backward", "[sync]") {
@@ -324,6 +337,34 @@ TEST_CASE("a replica that ends leaves nobody waiting", "[sync]") {
     static_cast<void>(sync.forward(MatrixXd::Zero(4, 1 + world.rank())));
   });
   check_same_error(channels, {"expected as many numbers from every rank"});
+}
+
+TEST_CASE("layers that differ between ranks are refused where the exchange does not tell",
+          "[sync]") {
+  Careless world;
+  BatchNorm1d<double> bn(2);
+  SyncBatchNorm sync(bn, world);
+  testing::check_refused<std::logic_error>(
+      bn, {"[SyncBatchNorm::forward]", "expected layers alike on every rank"},
+      [&] { static_cast<void>(sync.forward(MatrixXd::Zero(4, 2))); });
+}
+
+TEST_CASE("whatever one rank throws, all throw alike", "[sync]") {
+  using namespace batchnorm::detail;
+  const auto check = [](const auto& error) {
+    using Error = std::decay_t<decltype(error)>;
+    check_same_error(thrown_on(3,
+                               [&](Communicator& world) {
+                                 raise_together(world, caught([&] {
+                                                  if (world.rank() == 1) throw error;
+                                                }));
+                               }),
+                     {typeid(Error).name(), "its words (on rank 1 of 3)"});
+  };
+  check(std::invalid_argument("its words"));
+  check(std::logic_error("its words"));
+  check(std::domain_error("its words"));
+  check(std::runtime_error("its words"));
 }
 
 TEST_CASE("exchanges give every rank's numbers in rank order, and their sum", "[sync]") {

@@ -133,6 +133,32 @@ TEST_CASE("a file that was written is what the format says", "[safetensors]") {
                     little_endian(0x4200, 2) + little_endian(0x4400, 2) + little_endian(0x4500, 2));
 }
 
+TEST_CASE("bfloat16 is written as the upper halves of floats", "[safetensors]") {
+  const Folder folder("bfloat16");
+  Eigen::Tensor<Eigen::bfloat16, 1> x(3);
+  x.setValues({Eigen::bfloat16(1.5f), Eigen::bfloat16(-2.f), Eigen::bfloat16(0x1p100f)});
+  SafetensorsWriter().add("x", x).write(folder / "f");
+  const std::string bytes = testing::read_file(folder / "f");
+  CHECK(bytes.substr(bytes.size() - 6) ==
+        little_endian(0x3fc0, 2) + little_endian(0xc000, 2) + little_endian(0x7180, 2));
+  SafetensorsReader file(folder / "f");
+  CHECK(file.entries().at("x").dtype == "BF16");
+  CHECK(file.tensor<float, 1>("x")(0) == 1.5f);
+  CHECK(file.tensor<Eigen::bfloat16, 1>("x")(1) == x(1));
+  CHECK(file.tensor<double, 1>("x")(2) == 0x1p100);
+}
+
+TEST_CASE("a file that shrinks while it is open is an error", "[safetensors]") {
+  const Folder folder("shrinks");
+  Eigen::Tensor<double, 1> x(100000);  // more than a stream reads ahead
+  x.setConstant(7);
+  SafetensorsWriter().add("x", x).write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  std::filesystem::resize_file(folder / "f", 400000);
+  check_throws<std::runtime_error>({"x cannot be read"},
+                                   [&] { static_cast<void>(file.tensor<double, 1>("x")); });
+}
+
 TEST_CASE("a network's layers and weights share a file", "[safetensors]") {
   const Folder folder("network");
   Options options = Options::flax();
