@@ -277,6 +277,7 @@ TEST_CASE("apply keeps y finite to the ends of the range", "[channel_affine]") {
   check(1.0f, -3.4e38, 1e-38, 0.5, 3.4e38, -3.4e38);  // the difference overflows a float
   check(1.0f, 1e30, 3e-39, 2, 3.3e38, 1e30);          // so small a scale loses bits in products
   check(1.0f, 2, 1e38, -3e38, 4.5, 2);
+  check(1.0f, 0, 0x1p120, 0, 0x1p-60, -0x1p-60);  // in place, x is to keep its digits till then
   check(1.0f, 3e38, 1, 3e38, 1e38, 3e38);
   check(1.0, -1.7e308, 1e-308, 0.5, 1.7e308, -1.7e308);
   check(1.0, 2, 1e308, -1.5e308, 3.5, 2);

@@ -47,7 +47,7 @@ done
 # A processor that has AVX2 never chooses the kernels for others.
 if [ "$(uname -m)" = x86_64 ]; then
   qemu-x86_64 -cpu Nehalem "$folder/tests/instantiate_test"
-  # With another layout of memory than this one it ends in a segmentation fault, why is not known.
+  # qemu itself needs room: with the usual layout of memory it has ended in a segmentation fault.
   (ulimit -s unlimited && qemu-x86_64 -s 64000000 -cpu Nehalem "$folder/tests/large_test" "two values *")
 fi
 

@@ -109,7 +109,7 @@ TEST_CASE("two values in turn give their two results, beyond the caches too", "[
       const auto position = [=](Index k) { return axis == ChannelAxis::first ? k : k / channels; };
       const auto x_of = [=](Index k) { return position(k) % 2 == 0 ? -1.f : 1.f; };
       const auto dy_of = [=](Index k) { return position(k) % 4 < 2 ? -1.f : 1.f; };
-      std::vector<float> x(size + offset), dy(x), y(x);
+      std::vector<float> x(static_cast<std::size_t>(size + offset)), dy(x), y(x);
       for (Index k = 0; k < size; ++k) {
         x[static_cast<std::size_t>(k + offset)] = x_of(k);
         dy[static_cast<std::size_t>(k + offset)] = dy_of(k);

@@ -54,6 +54,18 @@ TEST_CASE("recalibration gives the data set's mean and variance by the layer's e
   }
 }
 
+TEST_CASE("a data set of one value has a mean, and no unbiased variance", "[recalibration]") {
+  Options options;
+  options.single_value = batchnorm::SingleValue::accept;
+  BatchNorm1d<double> bn(1, options);
+  bn.running_var() << 5;
+  Recalibration recalibration;
+  recalibration.add(bn);
+  recalibration.run(std::vector<MatrixXd>{column({3})}, through(bn));
+  CHECK(bn.running_mean()[0] == 3);
+  CHECK(bn.running_var()[0] == 5);
+}
+
 TEST_CASE("an average of batches, as update_bn takes it, is something else", "[recalibration]") {
   // PyTorch's torch.optim.swa_utils.update_bn runs the batches under momentum None, which is
   // cumulative() here: means 1 and 64 / 6 weigh alike, and variances 2 and 16 / 6 * 6 / 5 too; that
@@ -208,6 +220,13 @@ TEST_CASE("a recalibration that fails leaves the running statistics as they were
       batchnorm::MicroBatches steps(bn);  // of which the layer keeps no moments
       steps.measure(x);
       static_cast<void>(steps.forward(x));
+      static_cast<void>(other.forward(x));
+    });
+  });
+  check();
+  testing::check_throws<std::logic_error>({"every layer's own forward once", "layer 0"}, [&] {
+    recalibration.run(batches, [&](const MatrixXd& x) {
+      for (int times = 0; times < 2; ++times) static_cast<void>(bn.forward(x));
       static_cast<void>(other.forward(x));
     });
   });

@@ -170,6 +170,14 @@ TEST_CASE("a missing entry is refused by its name, but for the counter", "[state
   check_loaded(bn, 0);
 }
 
+TEST_CASE("a counter is loaded up to where doubles count exactly", "[state]") {
+  StateDict state = state_of_two();
+  state.at("num_batches_tracked") = vector({0x1p53});
+  BatchNorm1d<float> bn(2);
+  load_state_dict(bn, state);
+  check_loaded(bn, std::int64_t{1} << 53);
+}
+
 TEST_CASE("what cannot be a layer's state is refused by its name", "[state]") {
   const double infinity = std::numeric_limits<double>::infinity();
   const double nan = std::numeric_limits<double>::quiet_NaN();

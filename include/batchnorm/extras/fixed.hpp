@@ -161,7 +161,8 @@ class FixedBatchNorm1d {
   }
   template <class X, class Y>
   [[nodiscard]] bool is_in_place(const X& x, const Y& y) const {
-    constexpr bool both_lie_in_memory = (X::Flags & Y::Flags & Eigen::DirectAccessBit) != 0;
+    constexpr unsigned flags_of_x = X::Flags, flags_of_y = Y::Flags;
+    constexpr bool both_lie_in_memory = (flags_of_x & flags_of_y & Eigen::DirectAccessBit) != 0;
     if constexpr (both_lie_in_memory) {
       if (x.size() == 0 || static_cast<const void*>(x.data()) != y.data()) return false;
       if (training_) {
