@@ -198,6 +198,15 @@ struct Layout {
                             Placed<Scalar> dx);
 };
 
+/// Copies a result to where it is expected. Of an empty one Eigen would copy from a null pointer, which
+/// is undefined even for no bytes.
+template <class Form, class Result>
+void place(const Result& result, Placed<typename Form::Scalar> y) {
+  if (y.extents.size() == 0) return;
+  auto to = Form::make(y.data, y.extents);
+  to = result;
+}
+
 template <class Layer, class Form>
 Layout<Layer, typename Form::Scalar> layout_of() {
   using Scalar = typename Form::Scalar;
@@ -220,15 +229,11 @@ Layout<Layer, typename Form::Scalar> layout_of() {
                            Form::make(dx.data, dx.extents));
           },
           [](Layer& layer, In x, Out y) {
-            const auto result = layer.forward(Form::make(x.data, x.extents));
-            auto to = Form::make(y.data, y.extents);
-            to = result;
+            place<Form>(layer.forward(Form::make(x.data, x.extents)), y);
           },
           [](Layer& layer, In x, In dy, Out dx) {
-            const auto result =
-                layer.backward(Form::make(x.data, x.extents), Form::make(dy.data, dy.extents));
-            auto to = Form::make(dx.data, dx.extents);
-            to = result;
+            place<Form>(
+                layer.backward(Form::make(x.data, x.extents), Form::make(dy.data, dy.extents)), dx);
           }};
 }
 
