@@ -459,6 +459,29 @@ TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std alone vanishes
   });
 }
 
+TEST_CASE("in eval mode y is right where x - mean overflows, though neither does", "[extremes]") {
+  in_both_orders<float>(Eigen::VectorXf::Constant(5, 3e38f), [](const auto& x) {
+    BatchNorm1d<float> layer(9);
+    layer.running_mean().setConstant(-1.5e38f);
+    layer.running_var().setConstant(1e38f);
+    layer.eval();
+    const auto y = layer.forward(x);
+    for (Index i = 0; i < y.size(); ++i) CHECK(std::abs(y.data()[i] / 4.5e19 - 1) <= 6e-7);
+  });
+}
+
+TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std has too few", "[extremes]") {
+  in_both_orders<float>(Eigen::VectorXf::Constant(5, 1e38f), [](const auto& dy) {
+    BatchNorm1d<float> layer(9);
+    layer.gamma().setConstant(1e-21f);
+    layer.running_var().setConstant(1e38f);
+    layer.eval();
+    static_cast<void>(layer.forward(dy));
+    const auto dx = layer.backward(dy, dy);
+    for (Index i = 0; i < dx.size(); ++i) CHECK(std::abs(dx.data()[i] / 1e-2 - 1) <= 6e-7);
+  });
+}
+
 TEST_CASE("in eval mode an infinite x is in no dx, for factors beyond the kernels too",
           "[extremes]") {
   in_both_orders<float>(Eigen::Vector2f(special<float>(0), 1), [](const auto& x) {
