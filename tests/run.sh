@@ -4,6 +4,7 @@
 #   sh tests/run.sh          the core, with what it needs installed first where it is missing
 #   sh tests/run.sh --all    then too what needs more packages or more minutes
 # Builds in build/tests. CXX names another compiler than g++, as in CXX=clang++ sh tests/run.sh.
+# FUZZ_SECONDS is how long each fuzz target runs under --all: 60.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
@@ -44,7 +45,7 @@ test_without_avx2() {
 
 case ${1:-} in
   '' | --all) ;;
-  --help) sed -n '3,6s/^# //p' "$0"; exit 0 ;;
+  --help) sed -n '3,7s/^# //p' "$0"; exit 0 ;;
   *) echo "Unknown option $1; there are --all and --help" >&2; exit 1 ;;
 esac
 
@@ -77,7 +78,7 @@ else
   also "The core with the address and undefined behaviour sanitizers" "" \
     build_and_test tests-sanitized -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS="$everywhere" \
     -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
-  also "Inputs that libFuzzer makes up, a minute for each target" "" sh "$root/tests/fuzz/run.sh"
+  also "Inputs that libFuzzer makes up" "" sh "$root/tests/fuzz/run.sh" "${FUZZ_SECONDS:-60}"
 fi
 [ -z "$failed" ] || { printf '\nFailed:%s\n' "$failed" >&2; exit 1; }
 printf '\nAll tests passed.\n'
