@@ -2,10 +2,13 @@
 // Threads: the same bits for any number of them, and no call that waits for itself.
 #define EIGEN_USE_THREADS
 
+#include <atomic>
 #include <batchnorm/batchnorm.hpp>
 #include <future>
 #include <memory>
+#include <thread>
 #include <unsupported/Eigen/CXX11/Tensor>
+#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -227,12 +230,16 @@ TEST_CASE("copies share the device, and nullptr takes it away", "[threads]") {
     explicit CountingPool(int threads) : pool(threads) {}
     void Schedule(std::function<void()> f) override {
       ++scheduled;
-      pool.Schedule(std::move(f));
+      pool.Schedule([this, f = std::move(f)] {
+        f();
+        ++done;
+      });
     }
     int NumThreads() const override { return pool.NumThreads(); }
     int CurrentThreadId() const override { return pool.CurrentThreadId(); }
-    Eigen::ThreadPool pool;
     int scheduled = 0;
+    std::atomic<int> done{0};
+    Eigen::ThreadPool pool;  // ends its tasks before what they count goes
   };
   CountingPool pool(3);
   const Eigen::ThreadPoolDevice device(&pool, 3);
@@ -240,6 +247,8 @@ TEST_CASE("copies share the device, and nullptr takes it away", "[threads]") {
   testing::Random random(4);
   random.fill(x);
   const auto uses_pool = [&](auto& layer) {
+    // A helper still under way to an earlier call would serve this one too.
+    while (pool.done < pool.scheduled) std::this_thread::yield();
     const int before = pool.scheduled;
     static_cast<void>(layer.forward(x));
     return pool.scheduled > before;
