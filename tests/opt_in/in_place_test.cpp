@@ -191,9 +191,10 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   refused(-1e-39f, 0);
   bn.gamma()[1] = 1e-4f, bn.beta()[1] = 0;  // small, but y has all its digits
   in_place.forward(x);
-  Eigen::MatrixXf dx = x, expected = bn.forward(before);
-  in_place.backward(x, before, dx);
-  expected = bn.backward(before, before);
+  Eigen::MatrixXf dy(4, 2), dx = x, expected = bn.forward(before);
+  testing::Random(2).fill(dy);  // of dy = x nothing but roundings would be left
+  in_place.backward(x, dy, dx);
+  expected = bn.backward(before, dy);
   CHECK(dx.isApprox(expected, 1e-5f));
   Eigen::MatrixXf three = x.topRows(3), dx_of_three = three;
   check_refused<std::invalid_argument>(
