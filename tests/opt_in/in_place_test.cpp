@@ -189,6 +189,9 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   refused(0, 0);
   refused(1e-4f, 1);
   refused(-1e-39f, 0);
+  bn.gamma()[1] = 2e-3f, bn.beta()[1] = 1;
+  CHECK_NOTHROW(in_place.forward(x));
+  x = before;
   bn.gamma()[1] = 1e-4f, bn.beta()[1] = 0;  // small, but y has all its digits
   in_place.forward(x);
   Eigen::MatrixXf dy(4, 2), dx = x, expected = bn.forward(before);
