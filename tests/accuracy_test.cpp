@@ -1,19 +1,14 @@
 // SPDX-License-Identifier: MIT
-// The bounds on rounding errors in float, against long double, for every loop and data chosen to
-// break them: large offsets, outliers where a sum starts, equal terms whose roundings do not cancel.
-// With sigma the deviation of a channel and h half an ulp where a result is stored in float:
-//   |mean - exact| <= 1e-7 sigma + half an ulp of the mean        |var - exact| <= 1e-6 var + h
-//   |y - exact| <= 6e-7 max(1, |gamma * x_hat|, |beta|)
-//   |dbeta - exact| <= 5e-7 sum |dy| + h             |dgamma - exact| <= 5e-7 sum |dy * x_hat| + h
+// The bounds on rounding errors that support/accuracy.hpp lists, for float in every loop and data
+// chosen to break them: large offsets, outliers where a sum starts, equal terms whose roundings do not
+// cancel; and those of the other types. A search is in thorough/accuracy_search_test.cpp.
+#include "support/accuracy.hpp"
 
 #include <algorithm>
 #include <batchnorm/batchnorm.hpp>
 #include <cmath>
-#include <functional>
-#include <limits>
 #include <string>
 #include <unsupported/Eigen/CXX11/Tensor>
-#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -21,187 +16,26 @@
 
 using batchnorm::BatchNorm1d;
 using batchnorm::ChannelAxis;
-using batchnorm::Momentum;
 using batchnorm::Options;
-using batchnorm::VarianceEstimate;
 using Eigen::Index;
+using testing::check;
+using testing::Errors;
+using testing::Layout;
+using testing::layouts;
+using testing::set;
 
 namespace {
 
 using Real = long double;
 using Tensor = Eigen::Tensor<float, 3, Eigen::RowMajor>;  // (N, C, L) or (N, L, C)
-using Channel = std::vector<float>;
+using Data = testing::Data<float>;
 
-/// How n values of a channel lie in memory.
-struct Layout {
-  const char* name;
-  ChannelAxis axis;
-  Index run;       // values of a channel side by side; 0: all of them
-  Index channels;  // side by side, some fill a vector and some are left over
-};
-constexpr Layout layouts[] = {{"one run", ChannelAxis::first, 0, 2},
-                              {"short runs", ChannelAxis::first, 7, 2},
-                              {"runs of 49", ChannelAxis::first, 49, 2},
-                              {"channels side by side", ChannelAxis::last, 1, 23},
-                              {"two channels side by side", ChannelAxis::last, 1, 2}};
-
-/// The errors of one layer in units of what is promised, at their largest.
-struct Errors {
-  double mean = 0, var = 0, y = 0, dbeta = 0, dgamma = 0;
-
-  void take(const Errors& e) {
-    mean = std::max(mean, e.mean);
-    var = std::max(var, e.var);
-    y = std::max(y, e.y);
-    dbeta = std::max(dbeta, e.dbeta);
-    dgamma = std::max(dgamma, e.dgamma);
-  }
-};
-
-double ratio(Real error, Real allowed) {
-  const double r = error == 0 ? 0 : static_cast<double>(std::abs(error) / allowed);
-  return r <= std::numeric_limits<double>::max() ? r : std::numeric_limits<double>::infinity();
-}
-
-/// Half the distance to the next float.
-Real half_ulp(Real v) {
-  int exponent;
-  static_cast<void>(std::frexp(std::abs(v), &exponent));
-  return std::ldexp(Real(1), std::max(exponent, -125) - 25);
-}
-
-struct Data {
-  Channel x, dy;
-  float gamma = 1, beta = 0;
-};
-
-/// Errors of a layer all of whose channels hold the data.
-Errors errors_of(const Data& data, const Layout& layout, double eps = 1e-5) {
-  const Index run = layout.run == 0 ? static_cast<Index>(data.x.size()) : layout.run;
-  const Index samples = static_cast<Index>(data.x.size()) / run;
-  const std::size_t n = static_cast<std::size_t>(samples * run);
-  const bool last = layout.axis == ChannelAxis::last;
-  const Index channels = layout.channels;
-
-  Tensor x = last ? Tensor(samples, run, channels) : Tensor(samples, channels, run), dy = x;
-  const auto element = [&](Tensor& t, std::size_t i, Index c) -> float& {
-    const Index s = static_cast<Index>(i) / run, p = static_cast<Index>(i) % run;
-    return last ? t(s, p, c) : t(s, c, p);
-  };
-  for (Index c = 0; c < channels; ++c) {
-    for (std::size_t i = 0; i < n; ++i) {
-      element(x, i, c) = data.x[i];
-      element(dy, i, c) = data.dy[i];
-    }
-  }
-  Options options;
-  options.channel_axis = layout.axis;
-  options.eps = eps;
-  options.momentum = Momentum::weight_of_new(1);
-  options.running_variance = VarianceEstimate::population;
-  BatchNorm1d<float> layer(channels, options);
-  layer.gamma().setConstant(data.gamma);
-  layer.beta().setConstant(data.beta);
-  Tensor y = layer.forward(x);
-  static_cast<void>(layer.backward(x, dy));
-
-  // The same in long double, which holds a sum of ten million floats to some 1e-13 of it.
-  const Real count = static_cast<Real>(n);
-  Real mean = 0, rest = 0, var = 0, sum_dy = 0, size_dy = 0, sum_dy_x_hat = 0, size_dy_x_hat = 0;
-  for (std::size_t i = 0; i < n; ++i) mean += data.x[i] / count;
-  for (std::size_t i = 0; i < n; ++i) rest += data.x[i] - mean;
-  mean += rest / count;
-  for (std::size_t i = 0; i < n; ++i) var += (data.x[i] - mean) * (data.x[i] - mean);
-  var /= count;
-  const Real inv_std = 1 / std::sqrt(var + Real(eps));
-  Errors worst;
-  for (std::size_t i = 0; i < n; ++i) {
-    const Real x_hat = (data.x[i] - mean) * inv_std;
-    sum_dy += data.dy[i];
-    size_dy += std::abs(data.dy[i]);
-    sum_dy_x_hat += data.dy[i] * x_hat;
-    size_dy_x_hat += std::abs(data.dy[i] * x_hat);
-    const Real scaled = data.gamma * x_hat, exact = scaled + data.beta;
-    const Real size = std::max({Real(1), std::abs(scaled), std::abs(Real(data.beta))});
-    for (Index c = 0; c < channels; ++c) {
-      worst.y = std::max(worst.y, ratio(element(y, i, c) - exact, 6e-7L * size));
-    }
-  }
-  for (Index c = 0; c < channels; ++c) {
-    Errors e;
-    e.mean = ratio(layer.saved().mean[c] - mean, 1e-7L * std::sqrt(var) + half_ulp(mean));
-    const Real stored = std::min(var, Real(std::numeric_limits<float>::max()));
-    e.var = ratio(layer.running_var()[c] - stored, 1e-6L * var + half_ulp(var));
-    e.dbeta = ratio(layer.grad_beta()[c] - sum_dy, 5e-7L * size_dy + half_ulp(sum_dy));
-    e.dgamma =
-        ratio(layer.grad_gamma()[c] - sum_dy_x_hat, 5e-7L * size_dy_x_hat + half_ulp(sum_dy_x_hat));
-    worst.take(e);
-  }
-  return worst;
-}
-
-void check(const Errors& e) {
-  CHECK(e.mean <= 1);
-  CHECK(e.var <= 1);
-  CHECK(e.y <= 1);
-  CHECK(e.dbeta <= 1);
-  CHECK(e.dgamma <= 1);
-}
-
-/// Normal numbers, `offset` deviations from 0, and a random gradient.
 Data normal_data(Index n, double offset, double deviation, std::uint64_t seed) {
-  testing::Random random(seed);
-  Data data;
-  for (Index i = 0; i < n; ++i) {
-    data.x.push_back(static_cast<float>(deviation * random.normal(offset)));
-    data.dy.push_back(static_cast<float>(random.normal()));
-  }
-  return data;
+  return testing::normal_data<float>(n, offset, deviation, seed);
 }
 
-/// Calls f(i) for each value.
-void set(Channel& values, const std::function<double(Index)>& f) {
-  Index i = 0;
-  for (float& v : values) v = static_cast<float>(f(i++));
-}
-
-/// The largest errors of layers with random data, gammas and betas, and where they were; of
-/// deviations from 10^low to 10^high.
-struct Found {
-  Errors worst;
-  std::string where;
-};
-Found search(int trials, std::uint64_t seed, double low, double high) {
-  testing::Random random(seed);
-  const auto power = [&](double limit) { return std::pow(10, random.uniform(-limit, limit)); };
-  Errors worst;
-  std::string where = "nowhere";
-  for (int trial = 0; trial < trials; ++trial) {
-    const Layout& layout = layouts[random.bits() % 5];
-    const Index n = 49 + static_cast<Index>(std::exp(random.uniform(0, 8)));
-    const double offset = std::pow(10, random.uniform(-3, 6)),
-                 deviation = std::pow(10, random.uniform(low, high));
-    Data data = normal_data(n, random.bits() % 3 ? offset : 0, deviation, random.bits());
-    const double log_normal = random.uniform(0.5, 3);
-    if (random.bits() % 4 == 0) {
-      set(data.x, [&](Index) { return deviation * std::exp(log_normal * random.normal()); });
-    }
-    if (random.bits() % 4 == 0)
-      set(data.x, [&](Index i) { return deviation * static_cast<double>(i); });
-    if (random.bits() % 4 == 0) {
-      set(data.dy, [&](Index i) { return data.x[std::size_t(i)] > 0 ? 0.1 : -0.7; });
-    }
-    data.gamma = static_cast<float>(random.normal() * power(4));
-    data.beta = random.bits() % 2 ? 0 : static_cast<float>(random.normal() * power(4));
-    const Errors e = errors_of(data, layout, random.bits() % 2 ? 1e-5 : 1e-12);
-    if (std::max({e.mean, e.var, e.y, e.dbeta, e.dgamma}) >
-        std::max({worst.mean, worst.var, worst.y, worst.dbeta, worst.dgamma})) {
-      where = "trial " + std::to_string(trial) + ", " + layout.name + ", n " + std::to_string(n) +
-              ", gamma " + std::to_string(data.gamma) + ", beta " + std::to_string(data.beta);
-    }
-    worst.take(e);
-  }
-  return {worst, where};
+Errors errors_of(const Data& data, const Layout& layout, double eps = 1e-5) {
+  return testing::errors_of<Real>(data, layout, eps);
 }
 
 }  // namespace
@@ -308,32 +142,13 @@ TEST_CASE("two values in every pattern keep the promises", "[accuracy]") {
     set(data.x, [&](Index i) { return first(i) ? a : b; });
     if (trial % 2) set(data.dy, [&](Index i) { return first(i) ? c : d; });
     const Errors e = errors_of(data, layout);
-    if (std::max({e.mean, e.var, e.y, e.dbeta, e.dgamma}) >
-        std::max({worst.mean, worst.var, worst.y, worst.dbeta, worst.dgamma})) {
+    if (e.worst() > worst.worst()) {
       where = "trial " + std::to_string(trial) + ", " + layout.name + ", n " + std::to_string(n);
     }
     worst.take(e);
   }
   INFO("worst at " << where);
   check(worst);
-}
-
-TEST_CASE("random values of all sizes, gammas and betas keep the promises", "[accuracy]") {
-  const Found found = search(1500, 7, -3, 3);
-  INFO("worst at " << found.where);
-  check(found.worst);
-}
-
-TEST_CASE("a long search finds nothing beyond the promises", "[.release]") {
-  for (const auto& [low, high] : {std::pair(-3.0, 3.0), {-44.0, -18.0}, {-18.0, 17.0}}) {
-    const Found found = search(30000, 11, low, high);
-    const Errors& e = found.worst;
-    WARN("deviations of 1e" << low << " to 1e" << high
-                            << ", errors as parts of what is promised: y " << e.y << ", mean "
-                            << e.mean << ", var " << e.var << ", dbeta " << e.dbeta << ", dgamma "
-                            << e.dgamma << "; the worst at " << found.where);
-    check(e);
-  }
 }
 
 TEST_CASE("eval mode is within the promise of the exact function of the stored statistics",
@@ -367,8 +182,8 @@ TEST_CASE("eval mode is within the promise of the exact function of the stored s
               Real(layer.gamma()[c]) * ((Real(x(i, c)) - Real(layer.running_mean()[c])) * inv_std);
           const Real beta = layer.beta()[c];
           const Real allowed = 6e-7L * std::max({Real(1), std::abs(scaled), std::abs(beta)});
-          worst = std::max(worst, ratio(y(i, c) - (scaled + beta), allowed));
-          worst = std::max(worst, ratio(z(i, c) - (scaled + beta), allowed));
+          worst = std::max(worst, testing::ratio(y(i, c), scaled + beta, allowed));
+          worst = std::max(worst, testing::ratio(z(i, c), scaled + beta, allowed));
         }
       }
       INFO("offset " << offset << " sigma, magnitude " << magnitude);

@@ -12,7 +12,7 @@ sh "$root/tests/chroots.sh"
 sh "$root/tests/builds.sh"
 EVERYWHERE=ON sh "$root/tests/run.sh" --all
 "$root/build/tests/tests/random_calls_test" "[.release]"
-"$root/build/tests/tests/accuracy_test" "[.release]"
+"$root/build/tests/tests/accuracy_search_test" "[.release]"
 "$root/build/tests/tests/huge_test" "[.release]"
 sh "$root/tests/memory.sh"
 sh "$root/tests/coverage.sh"

@@ -377,11 +377,11 @@ inline void SafetensorsReader::open() {
     refuse("expected 8 bytes and a header, got " + std::to_string(size) + " bytes");
   }
   const auto header_size = detail::get_bytes<std::uint64_t>(length.data());
-  data_start_ = length.size() + header_size;
   if (header_size > size - length.size() || header_size > largest_header) {
     refuse("expected a header within the file of " + std::to_string(size) + " bytes, and up to " +
            std::to_string(largest_header) + ", got one of " + std::to_string(header_size));
   }
+  data_start_ = length.size() + header_size;
   std::string header(static_cast<std::size_t>(header_size), '\0');
   if (!file_.read(header.data(), static_cast<std::streamsize>(header_size))) {
     give_up("the header cannot be read");  // GCOV_EXCL_LINE: on a disk that fails

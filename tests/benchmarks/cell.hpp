@@ -8,10 +8,10 @@
 
 namespace bench {
 
-enum class Operation { forward, backward, inference };  // forward in training
-enum class Layout { nchw, nhwc, nc };                   // the order of the axes
-enum class Order { row_major, column_major };           // which of them is the fastest
-enum class Type { float32, float16, bfloat16 };
+enum class Operation { forward, backward, inference };    // forward in training
+enum class Layout { nchw, nhwc, nc };                     // the order of the axes
+enum class Order { row_major, column_major };             // which of them is the fastest
+enum class Type { float32, float16, bfloat16, float64 };  // the last for accuracy alone
 
 struct Shape {
   std::ptrdiff_t n, c, h = 1, w = 1;
@@ -28,7 +28,9 @@ struct Cell {
   Type type = Type::float32;
   int threads = 1;
 
-  [[nodiscard]] std::size_t value_bytes() const { return type == Type::float32 ? 4 : 2; }
+  [[nodiscard]] std::size_t value_bytes() const {
+    return type == Type::float64 ? 8 : type == Type::float32 ? 4 : 2;
+  }
   [[nodiscard]] std::size_t tensor_bytes() const {
     return static_cast<std::size_t>(shape.size()) * value_bytes();
   }

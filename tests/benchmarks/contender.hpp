@@ -26,7 +26,9 @@ struct Data {
 /// What the last run() computed. Elements of out are of the cell's type, in its layout.
 struct Outcome {
   const void* out;
-  std::vector<float> dgamma, dbeta;  // after backward
+  std::vector<double> dgamma, dbeta;  // after backward
+  std::vector<double> mean,
+      inv_std;  // of the batch, after a forward, where the contender tells them
 };
 
 class Contender {

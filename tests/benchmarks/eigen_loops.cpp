@@ -48,7 +48,9 @@ class Loops : public Contender {
   Outcome outcome() override {
     return {out_,
             {dgamma_.data(), dgamma_.data() + dgamma_.size()},
-            {dbeta_.data(), dbeta_.data() + dbeta_.size()}};
+            {dbeta_.data(), dbeta_.data() + dbeta_.size()},
+            {},
+            {}};
   }
 
   void update_running(Index c, float var) {

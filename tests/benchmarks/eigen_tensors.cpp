@@ -49,7 +49,9 @@ class Tensors : public Contender {
   Outcome outcome() override {
     return {out_.data(),
             {dgamma_.data(), dgamma_.data() + dgamma_.size()},
-            {dbeta_.data(), dbeta_.data() + dbeta_.size()}};
+            {dbeta_.data(), dbeta_.data() + dbeta_.size()},
+            {},
+            {}};
   }
 
  private:

@@ -59,7 +59,7 @@ class Limit : public Contender {
     }
   }
 
-  Outcome outcome() override { return {nullptr, {}, {}}; }  // nothing to compare
+  Outcome outcome() override { return {nullptr, {}, {}, {}, {}}; }  // nothing to compare
 
  private:
   static constexpr std::ptrdiff_t line = 16;  // floats of a cache line

@@ -52,7 +52,8 @@ std::vector<float> floats(const void* values, std::ptrdiff_t size) {
   return result;
 }
 
-double difference(const std::vector<float>& a, const std::vector<float>& b) {
+template <class T>
+double difference(const std::vector<T>& a, const std::vector<T>& b) {
   if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
   double largest = 1e-30, worst = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {

@@ -39,7 +39,8 @@ class Memory {
 
 /// An outcome that stays when the next contender runs.
 struct Values {
-  std::vector<float> out, dgamma, dbeta;
+  std::vector<float> out;
+  std::vector<double> dgamma, dbeta;
 };
 [[nodiscard]] Values values_of(const Cell& cell, const Outcome& outcome);
 

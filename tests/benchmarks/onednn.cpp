@@ -3,6 +3,7 @@
 // copies of x and dy that are made beforehand.
 #include <omp.h>
 
+#include <cmath>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <unordered_map>
 
@@ -82,7 +83,11 @@ class OneDnn : public Contender {
       plain_out_ = memory(plain_, cpu());
       reorder(out_, plain_out_);
     }
-    Outcome outcome{(layout_ == plain_ ? out_ : plain_out_).get_data_handle(), {}, {}};
+    Outcome outcome{(layout_ == plain_ ? out_ : plain_out_).get_data_handle(), {}, {}, {}, {}};
+    outcome.mean = values(arguments_.at(DNNL_ARG_MEAN));
+    for (const double var : values(arguments_.at(DNNL_ARG_VARIANCE))) {
+      outcome.inv_std.push_back(1 / std::sqrt(var + eps));
+    }
     if (operation_ == Operation::backward) {
       outcome.dgamma = values(arguments_.at(DNNL_ARG_DIFF_SCALE));
       outcome.dbeta = values(arguments_.at(DNNL_ARG_DIFF_SHIFT));
@@ -108,7 +113,7 @@ class OneDnn : public Contender {
     dnnl::reorder(from, to).execute(stream_, const_cast<memory&>(from), const_cast<memory&>(to));
     stream_.wait();
   }
-  static std::vector<float> values(const memory& vector) {
+  static std::vector<double> values(const memory& vector) {
     const auto* data = static_cast<const float*>(vector.get_data_handle());
     return {data, data + vector.get_desc().dims()[0]};
   }

@@ -35,10 +35,11 @@ class Ours : public Contender {
         dy_(static_cast<const Scalar*>(data.dy), extents),
         out_(static_cast<Scalar*>(data.out), extents) {
     using Vector = Eigen::Map<const Eigen::VectorXf>;
-    layer_.gamma() = Vector(data.gamma, cell.shape.c);
-    layer_.beta() = Vector(data.beta, cell.shape.c);
-    layer_.running_mean() = Vector(data.mean, cell.shape.c);
-    layer_.running_var() = Vector(data.var, cell.shape.c);
+    using Param = typename Layer::Param;
+    layer_.gamma() = Vector(data.gamma, cell.shape.c).cast<Param>();
+    layer_.beta() = Vector(data.beta, cell.shape.c).cast<Param>();
+    layer_.running_mean() = Vector(data.mean, cell.shape.c).cast<Param>();
+    layer_.running_var() = Vector(data.var, cell.shape.c).cast<Param>();
     layer_.set_device(device(cell.threads));
     if (operation_ == Operation::inference) layer_.eval();
     if (operation_ == Operation::backward) layer_.forward(x_, out_);
@@ -55,11 +56,12 @@ class Ours : public Contender {
   Outcome outcome() override {
     layer_.zero_grad();
     run();
-    const auto& dgamma = layer_.grad_gamma();
-    const auto& dbeta = layer_.grad_beta();
-    return {out_.data(),
-            {dgamma.data(), dgamma.data() + dgamma.size()},
-            {dbeta.data(), dbeta.data() + dbeta.size()}};
+    const auto values = [](const auto& vector) {
+      return std::vector<double>(vector.data(), vector.data() + vector.size());
+    };
+    const auto& saved = layer_.saved();
+    return {out_.data(), values(layer_.grad_gamma()), values(layer_.grad_beta()),
+            values(saved.mean), values(saved.inv_std)};
   }
 
  private:
@@ -110,6 +112,8 @@ std::unique_ptr<Contender> make_ours(const Cell& cell, const Data& data) {
   switch (cell.type) {
     case Type::float32:
       return of_type<float>(cell, data);
+    case Type::float64:
+      return of_type<double>(cell, data);
     case Type::float16:
       return of_type<Eigen::half>(cell, data);
     default:

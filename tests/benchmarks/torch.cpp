@@ -15,7 +15,9 @@ namespace {
 
 at::Tensor wrap(const void* values, const Cell& cell) {
   const Shape& s = cell.shape;
-  const auto type = cell.type == Type::float32 ? at::kFloat : at::kBFloat16;
+  const auto type = cell.type == Type::float32   ? at::kFloat
+                    : cell.type == Type::float64 ? at::kDouble
+                                                 : at::kBFloat16;
   void* data = const_cast<void*>(values);
   switch (cell.layout) {
     case Layout::nc:
@@ -26,13 +28,15 @@ at::Tensor wrap(const void* values, const Cell& cell) {
       return at::from_blob(data, {s.n, s.c, s.h, s.w}, {s.h * s.w * s.c, 1, s.w * s.c, s.c}, type);
   }
 }
-at::Tensor copy(const float* values, std::ptrdiff_t size) {
-  return at::from_blob(const_cast<float*>(values), {size}, at::kFloat).clone();
+at::Tensor copy(const float* values, const Cell& cell) {
+  const at::Tensor floats = at::from_blob(const_cast<float*>(values), {cell.shape.c}, at::kFloat);
+  return cell.type == Type::float64 ? floats.to(at::kDouble) : floats.clone();
 }
-std::vector<float> values(const at::Tensor& vector) {
+std::vector<double> values(const at::Tensor& vector) {
   if (!vector.defined()) return {};
-  const float* data = vector.data_ptr<float>();
-  return {data, data + vector.numel()};
+  const at::Tensor doubles = vector.to(at::kDouble);
+  const double* data = doubles.data_ptr<double>();
+  return {data, data + doubles.numel()};
 }
 
 class Torch : public Contender {
@@ -41,10 +45,10 @@ class Torch : public Contender {
       : operation_(cell.operation),
         x_(wrap(data.x, cell)),
         dy_(wrap(data.dy, cell)),
-        gamma_(copy(data.gamma, cell.shape.c)),
-        beta_(copy(data.beta, cell.shape.c)),
-        running_mean_(copy(data.mean, cell.shape.c)),
-        running_var_(copy(data.var, cell.shape.c)) {
+        gamma_(copy(data.gamma, cell)),
+        beta_(copy(data.beta, cell)),
+        running_mean_(copy(data.mean, cell)),
+        running_var_(copy(data.var, cell)) {
     at::set_num_threads(cell.threads);
     if (operation_ == Operation::backward) std::tie(out_, mean_, inv_std_) = forward(true);
   }
@@ -59,7 +63,9 @@ class Torch : public Contender {
     }
   }
 
-  Outcome outcome() override { return {out_.data_ptr(), values(dgamma_), values(dbeta_)}; }
+  Outcome outcome() override {
+    return {out_.data_ptr(), values(dgamma_), values(dbeta_), values(mean_), values(inv_std_)};
+  }
 
  private:
   std::tuple<at::Tensor, at::Tensor, at::Tensor> forward(bool training) {

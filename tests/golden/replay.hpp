@@ -24,7 +24,10 @@ template <std::size_t Rank>
 std::array<Eigen::Index, Rank> place(Eigen::Index flat, const std::vector<Eigen::Index>& shape,
                                      batchnorm::ChannelAxis axis) {
   std::array<Eigen::Index, Rank> index{};
-  for (std::size_t i = Rank; i-- > 0; flat /= shape[i]) index[i] = flat % shape[i];
+  for (std::size_t i = Rank; i > 0; flat /= shape[i]) {
+    --i;
+    index[i] = flat % shape[i];
+  }
   if (axis == batchnorm::ChannelAxis::last) {
     std::rotate(index.begin() + 1, index.begin() + 2, index.end());
   }

@@ -35,7 +35,7 @@ MOST_MEMORY = 8 << 30  # of a mutant run wild
 # headers that batchnorm.hpp does not include are tried on named ones alone.
 CORE = ["hand_computed", "errors", "arguments", "golden", "extremes", "gradient", "laws",
         "channel_affine", "threads", "allocations", "accuracy", "large", "thorough/exactness",
-        "thorough/determinism", "thorough/random_calls"]
+        "thorough/determinism", "thorough/random_calls", "thorough/accuracy_search"]
 QUICK = ["hand_computed", "errors"]
 OF_THREADS = ["threads", "thorough/determinism", "opt_in/sync"]
 
