@@ -374,6 +374,9 @@ TEST_CASE("apply says what does not fit", "[channel_affine]") {
                                  [&] { static_cast<void>(affine.cast<double>()); });
   check_throws<std::logic_error>({"[ChannelAffine::scale_shift]", "3, 3 and 2"},
                                  [&] { static_cast<void>(affine.scale_shift()); });
+  affine.center.resize(1);
+  check_throws<std::logic_error>({"[ChannelAffine::cast]", "3, 1 and 2"},
+                                 [&] { static_cast<void>(affine.cast<double>()); });
 }
 
 TEST_CASE("cast to half rounds each number, and the shift makes good what the center lost",

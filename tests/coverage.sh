@@ -1,62 +1,93 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Which lines and branches of include/ the tests execute, by header. Fails where a line is executed by
-# none of them, and lists it; a line that none can reach has its reason beside it, after GCOV_EXCL_LINE.
-#   sh tests/coverage.sh            builds in build/coverage, half an hour on two cores
-#   sh tests/coverage.sh --html     and writes build/coverage/report/index.html, line by line
+# What of include/ the tests execute, by header. Fails where a line is executed by none of them, or a
+# condition was always true or never; what no test can reach has its reason beside it, after
+# GCOV_EXCL_LINE or GCOV_EXCL_BR_LINE.
+#   sh tests/coverage.sh [lines] [conditions]   both, or one of them; a quarter of an hour each
+#   sh tests/coverage.sh lines --html           and writes build/coverage/report/index.html
+# Lines are g++'s and gcovr's. Conditions are clang's, as they stand in the code: a compiler's branches
+# are many more, for each instance of a template and for what may throw.
 # Not counted is what is compiled under -fno-exceptions alone: it ends by abort, which saves no counts.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-folder=$root/build/coverage
 jobs=$(nproc 2>/dev/null || echo 2)
 . "$root/tests/packages.sh"
-html=${1:-}
-case $html in
-  '' | --html) ;;
-  *) sed -n '3,7s/^# //p' "$0"; exit 1 ;;
-esac
-need_packages g++ cmake make libeigen3-dev catch2 pkg-config gcovr nlohmann-json3-dev libopenmpi-dev \
-  qemu-user
+packages="cmake make libeigen3-dev catch2 pkg-config nlohmann-json3-dev libopenmpi-dev qemu-user"
 
-mkdir -p "$folder"
-find "$folder" -name '*.gcda' -delete # counts of runs before
-cmake -S "$root" -B "$folder" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0 \
-  -DCMAKE_CXX_COMPILER=g++ -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_MPI=ON -DCMAKE_CXX_FLAGS="--coverage \
-  -fprofile-filter-files=/include/batchnorm/ -fprofile-update=atomic" >"$folder/configure.log" 2>&1 || {
-  cat "$folder/configure.log" >&2
-  exit 1
-}
-
-# Without what takes minutes at -O0 and reaches no line that others do not.
-slow='^(accuracy|allocations|golden|laws)_test$'
+# Without what takes minutes at -O0 and reaches nothing that others do not.
+slow='^(accuracy|allocations|golden)_test$'
 programs="$(cd "$root/tests" && ls ./*_test.cpp opt_in/*_test.cpp |
   sed 's|.*/||; s|\.cpp$||' | grep -vE "$slow") safetensors_test"
-# shellcheck disable=SC2086  # a list, meant to split
-cmake --build "$folder" -j "$jobs" --target $programs sync_over_mpi
-for program in $programs; do
-  case $program in
-    threads_test) set -- "a *" "channels *" "layers *" "copies *" ;; # not all sizes and types
-    *) set -- "*" ;;
-  esac
-  echo "$program"
-  for cases; do
-    "$(find "$folder/tests" -name "$program" -type f)" "$cases"
-  done
-done
-(cd "$folder" && ctest --output-on-failure -R '^mpi\.._ranks$')
-# A processor that has AVX2 never chooses the kernels for others.
-if [ "$(uname -m)" = x86_64 ]; then
-  qemu-x86_64 -cpu Nehalem "$folder/tests/instantiate_test"
-  # qemu itself needs room: with the usual layout of memory it has ended in a segmentation fault.
-  (ulimit -s unlimited && qemu-x86_64 -s 64000000 -cpu Nehalem "$folder/tests/large_test" "two values *")
-fi
 
-cd "$folder"
-gcovr -j "$jobs" --root "$root" --filter "$root/include/" --exclude-throw-branches \
-  --exclude-unreachable-branches --json coverage.json "$folder"
-if [ "$html" ]; then
-  mkdir -p report
-  gcovr --root "$root" --add-tracefile coverage.json --html-details report/index.html
-fi
-gcovr --root "$root" --add-tracefile coverage.json --branches --txt
-gcovr --root "$root" --add-tracefile coverage.json --txt --fail-under-line 100
+# build COMPILER FLAGS: into $folder.
+build() {
+  mkdir -p "$folder"
+  cmake -S "$root" -B "$folder" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0 \
+    -DCMAKE_CXX_COMPILER="$1" -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_MPI=ON \
+    -DCMAKE_CXX_FLAGS="$2" >"$folder/configure.log" 2>&1 || {
+    cat "$folder/configure.log" >&2
+    return 1
+  }
+  # shellcheck disable=SC2086  # a list, meant to split
+  cmake --build "$folder" -j "$jobs" --target $programs sync_over_mpi
+}
+
+run_tests() {
+  for program in $programs; do
+    echo "$program"
+    "$(find "$folder/tests" -name "$program" -type f)"
+  done
+  (cd "$folder" && ctest --output-on-failure -R '^mpi\.._ranks$')
+  # A processor that has AVX2 never chooses the kernels for others.
+  if [ "$(uname -m)" = x86_64 ]; then
+    qemu-x86_64 -cpu Nehalem "$folder/tests/instantiate_test"
+    # qemu itself needs room: with the usual layout of memory it has ended in a segmentation fault.
+    (ulimit -s unlimited &&
+      qemu-x86_64 -s 64000000 -cpu Nehalem "$folder/tests/large_test" "two values *")
+  fi
+}
+
+lines() {
+  folder=$root/build/coverage
+  # shellcheck disable=SC2086  # a list, meant to split
+  need_packages g++ gcovr $packages
+  [ ! -d "$folder" ] || find "$folder" -name '*.gcda' -delete # counts of runs before
+  build g++ "--coverage -fprofile-filter-files=/include/batchnorm/ -fprofile-update=atomic"
+  run_tests
+  cd "$folder"
+  gcovr -j "$jobs" --root "$root" --filter "$root/include/" --json coverage.json "$folder"
+  if [ "$html" ]; then
+    mkdir -p report
+    gcovr --root "$root" --add-tracefile coverage.json --html-details report/index.html
+  fi
+  gcovr --root "$root" --add-tracefile coverage.json --txt --fail-under-line 100
+  cd "$root"
+}
+
+conditions() {
+  folder=$root/build/conditions
+  # shellcheck disable=SC2086  # a list, meant to split
+  need_packages clang llvm libclang-rt-dev python3 $packages
+  rm -rf "$folder/counts"
+  build clang++ "-fprofile-instr-generate -fcoverage-mapping -fprofile-update=atomic"
+  export LLVM_PROFILE_FILE="$folder/counts/%p-%m.profraw"
+  run_tests
+  llvm-profdata merge -o "$folder/profile" "$folder"/counts/*.profraw
+  # shellcheck disable=SC2046  # programs have no spaces in their names
+  python3 "$root/tests/coverage/one_way.py" "$folder/profile" $(for program in $programs sync_over_mpi; do
+    find "$folder/tests" -name "$program" -type f
+  done)
+}
+
+html=
+parts=
+for word; do
+  case $word in
+    lines | conditions) parts="$parts $word" ;;
+    --html) html=yes ;;
+    *) sed -n '3,10s/^# //p' "$0"; exit 1 ;;
+  esac
+done
+for part in ${parts:-lines conditions}; do
+  "$part"
+done

@@ -216,6 +216,10 @@ TEST_CASE("backward with the saved of another shape is refused", "[errors]") {
   check_refused<std::invalid_argument>(
       layer, {"[BatchNorm2d::backward]", "(2, 3, 2, 5)", "(3, 3, 2, 5)"},
       [&] { static_cast<void>(layer.backward(saved, more, more)); });
+  auto cut = saved;
+  cut.mean.conservativeResize(2);
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "last forward"},
+                                       [&] { static_cast<void>(layer.backward(cut, x4, dy4)); });
   check_refused<std::invalid_argument>(layer,
                                        {"[BatchNorm2d::backward]", "(3, 3, 2, 5)", "(2, 3, 2, 5)"},
                                        [&] { static_cast<void>(layer.backward(x4, dy4)); });
@@ -242,6 +246,30 @@ TEST_CASE("dx may not overlap x or dy, but it may be dy itself", "[errors]") {
   Map4 also_dy(memory.data() + x4.size(), x4.dimensions());
   CHECK_NOTHROW(layer.backward(x, dy, also_dy));
   CHECK(same_bits(also_dy, dx));
+}
+
+TEST_CASE("dx may not be x at any stride, nor dy's memory in another order", "[errors]") {
+  using Strided = Eigen::Map<Matrix, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+  using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  using RowStrided = Eigen::Map<RowMajor, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+  Eigen::VectorXf memory(64);
+  memory.setLinSpaced(-1, 1);
+  const Eigen::VectorXf before = memory;
+  const Matrix other = filled(Matrix(6, 4), 13);
+  BatchNorm1d<float> layer(4);
+  static_cast<void>(layer.forward(other));
+
+  Strided every_second(memory.data(), 6, 4, {12, 2});
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm1d::backward]", "dx apart from x"},
+                                       [&] { layer.backward(every_second, other, every_second); });
+  Strided columns(memory.data(), 6, 4, {6, 1}), rows(memory.data(), 6, 4, {1, 4});
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm1d::backward]", "dx apart from dy"},
+                                       [&] { layer.backward(other, columns, rows); });
+  RowStrided of_rows(memory.data(), 6, 4, {4, 1}), of_columns(memory.data(), 6, 4, {1, 6});
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm1d::backward]", "dx apart from dy"}, [&] {
+    layer.backward(RowMajor(other), of_rows, of_columns);
+  });
+  CHECK(memory == before);
 }
 
 TEST_CASE("backward after y was written over x is refused", "[errors]") {

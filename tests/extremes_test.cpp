@@ -532,6 +532,25 @@ TEST_CASE("a running variance beyond the range is stored as the largest finite v
   check(std::numeric_limits<double>::max(), 1e160);
 }
 
+TEST_CASE("a running mean stays the end of the range that all values are at", "[extremes]") {
+  // 0.9 m + 0.1 m rounds to more than m.
+  const auto check = [](auto end) {
+    using Scalar = decltype(end);
+    Options options;
+    options.momentum = Momentum::weight_of_new(0.1);
+    BatchNorm1d<Scalar> layer(1, options);
+    layer.running_mean()[0] = end;
+    for (int step = 0; step < 3; ++step) {
+      static_cast<void>(layer.forward(Column<Scalar>(Column<Scalar>::Constant(6, end))));
+      CHECK(layer.running_mean()[0] == end);
+    }
+  };
+  check(std::numeric_limits<float>::max());
+  check(std::numeric_limits<float>::lowest());
+  check(std::numeric_limits<double>::max());
+  check(std::numeric_limits<double>::lowest());
+}
+
 TEST_CASE("the smallest eps and the smallest values give finite results", "[extremes]") {
   Options options;
   options.eps = std::numeric_limits<float>::min();
@@ -576,6 +595,67 @@ TEMPLATE_TEST_CASE("a parameter that is NaN makes its channel NaN, whatever its 
       });
     }
   }
+}
+
+TEMPLATE_TEST_CASE("a running variance that is no number shows in y and dx of its channel alone",
+                   "[extremes]", float, double, Eigen::half, Eigen::bfloat16) {
+  testing::Random random(5);
+  Column<TestType> column(40);
+  random.fill(column, 1, 2);
+  in_both_orders<TestType>(column, [&](const auto& x) {
+    BatchNorm1d<TestType> clean(9);
+    clean.eval();
+    auto layer = clean;
+    layer.running_var()[4] = -1;  // whose root is none
+    const auto y = layer.forward(x), clean_y = clean.forward(x);
+    const auto dx = layer.backward(x, x), clean_dx = clean.backward(x, x);
+    for (Index i = 0; i < x.rows(); ++i) {
+      CHECK(class_of(y(i, 4)) == Class::nan);
+      CHECK(class_of(dx(i, 4)) == Class::nan);
+      for (const Index c : {0, 3, 5, 8}) {
+        CHECK(y(i, c) == clean_y(i, c));
+        CHECK(dx(i, c) == clean_dx(i, c));
+      }
+    }
+    CHECK(class_of(layer.grad_gamma()[4]) == Class::nan);
+    CHECK(layer.grad_gamma()[3] == clean.grad_gamma()[3]);
+  });
+}
+
+TEMPLATE_TEST_CASE("a gradient that is not finite shows in its own channel alone", "[extremes]",
+                   float, double, Eigen::half, Eigen::bfloat16) {
+  testing::Random random(6);
+  Column<TestType> column(40);
+  random.fill(column, 1, 2);
+  for (const int which : {0, 1, 2}) {
+    in_both_orders<TestType>(column, [&](const auto& x) {
+      BatchNorm1d<TestType> layer(9), clean(9);
+      static_cast<void>(layer.forward(x));
+      static_cast<void>(clean.forward(x));
+      auto dy = x;
+      dy(17, 4) = special<TestType>(which);
+      const auto dx = layer.backward(x, dy), clean_dx = clean.backward(x, x);
+      for (Index i = 0; i < x.rows(); ++i) {
+        CHECK_FALSE(is_finite_value(dx(i, 4)));
+        for (const Index c : {0, 3, 5, 8}) CHECK(dx(i, c) == clean_dx(i, c));
+      }
+      CHECK_FALSE(is_finite_value(layer.grad_beta()[4]));
+      CHECK_FALSE(is_finite_value(layer.grad_gamma()[4]));
+      CHECK(layer.grad_beta()[5] == clean.grad_beta()[5]);
+    });
+  }
+}
+
+TEST_CASE("a dgamma beyond double's range is infinite, and dbeta is right", "[extremes]") {
+  // x_hat = -1, 1, -1, 1 but for eps, and dy 1e308 times that.
+  Column<double> x(4), dy(4);
+  x << -1e3, 1e3, -1e3, 1e3;
+  dy << -1e308, 1e308, -1e308, 1e308;
+  BatchNorm1d<double> layer(1);
+  static_cast<void>(layer.forward(x));
+  static_cast<void>(layer.backward(x, dy));
+  CHECK(class_of(layer.grad_gamma()[0]) == Class::infinite);
+  CHECK(layer.grad_beta()[0] == 0);
 }
 
 TEMPLATE_TEST_CASE("a channel that is not finite keeps its running statistics, by default",

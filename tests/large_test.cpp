@@ -96,6 +96,8 @@ TEST_CASE("tensors larger than the caches are normalized like any", "[large]") {
     check(67, 1001, 7, 7, ChannelAxis::first, offset);  // and not
     check(9, 75, 75, 64, ChannelAxis::last, offset);
     check(3, 101, 103, 103, ChannelAxis::last, offset);
+    check(1, 1, 6200, 512, ChannelAxis::last, offset);  // samples that are whole lines
+    check(1, 1, 786433, 4, ChannelAxis::last, offset);  // the last line has one of them
   }
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/devices.hpp"
 #include "support/random.hpp"
 #include "support/refused.hpp"
 
@@ -21,23 +22,12 @@ using batchnorm::ChannelAxis;
 using batchnorm::NonFinite;
 using batchnorm::Options;
 using Eigen::Index;
+using testing::Device;
+using testing::device_of;
 using testing::same_bits;
 using testing::same_state;
 
 namespace {
-
-struct Device {
-  explicit Device(int threads) : pool(threads), device(&pool, threads) {}
-  Eigen::ThreadPool pool;
-  Eigen::ThreadPoolDevice device;
-};
-
-Device& device_of(int threads) {
-  static std::vector<std::unique_ptr<Device>> devices(9);
-  auto& slot = devices[static_cast<std::size_t>(threads)];
-  if (!slot) slot = std::make_unique<Device>(threads);
-  return *slot;
-}
 
 template <class X>
 struct Results {
@@ -113,7 +103,7 @@ TEST_CASE("any number of threads gives the same bits in double", "[threads]") {
 TEST_CASE("any number of threads gives the same bits for matrices", "[threads]") {
   using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   using Columns = Eigen::MatrixXf;
-  for (const auto& [n, c] : {std::pair<Index, Index>{300000, 3}, {4099, 257}, {33, 20000}}) {
+  for (const auto& [n, c] : {std::pair<Index, Index>{300000, 3}, {4099, 257}, {33, 20000}, {130, 8200}}) {
     check_bits<BatchNorm1d<float>>(c, Rows(n, c), {});
     check_bits<BatchNorm1d<float>>(c, Columns(n, c), {});
   }
@@ -183,13 +173,13 @@ TEST_CASE("layers on threads of their own share a device", "[threads]") {
   random.fill(x);
   BatchNorm1d<float> alone(7);
   const auto expected = run(alone, x, x);
-  Device callers(4);
+  Device callers(4), &shared = device_of(2);
   Eigen::Barrier done(8);
   std::vector<Results<Eigen::MatrixXf>> results(8);
   for (auto& result : results) {
     callers.pool.Schedule([&] {
       BatchNorm1d<float> layer(7);
-      layer.set_device(&device_of(2).device);
+      layer.set_device(&shared.device);
       result = run(layer, x, x);
       done.Notify();
     });

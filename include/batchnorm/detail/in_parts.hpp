@@ -287,7 +287,7 @@ class InParts {
     layer_->scratch_.reserve(channels(), 1);
     layer_->next_.mean = m.mean;
     for (Index c = 0; c < channels(); ++c) {
-      const bool finite = is_finite(m.mean[c]) && is_finite(m.m2[c]);
+      const bool finite = is_finite(m.mean[c]);
       layer_->scratch_.var[c] = finite ? m.m2[c] / m.count[c] : not_a_number<double>();
     }
   }

@@ -61,7 +61,8 @@ class Crew {
   void help() {
     --under_way_;
     for (int others = inside_; !(others & closed);) {
-      if (inside_.compare_exchange_weak(others, others + 1, std::memory_order_acquire)) {
+      const bool enters = inside_.compare_exchange_weak(others, others + 1);
+      if (enters) {  // GCOV_EXCL_BR_LINE: else another did so at the same time
         work(1 + pool_.number(pool_.device) % (threads_ - 1));
         inside_.fetch_sub(1, std::memory_order_release);
         break;
@@ -136,7 +137,7 @@ class Workers {
   /// is left to chance, so its result must not depend on it.
   template <class Body>
   void run(int threads, Index tasks, const Body& body) const {
-    if (threads == 1 || tasks == 1) {
+    if (threads == 1) {
       for (Index t = 0; t < tasks; ++t) body(t);
       return;
     }
