@@ -363,7 +363,7 @@ class BatchNorm {
 
   /// Are the batch's values all finite? Their variance may be infinite even so.
   [[nodiscard]] bool is_finite_channel(Index c) const {
-    return detail::is_finite(next_.mean[c]) != 0;
+    return detail::is_finite(next_.mean[c]) && !detail::is_nan(scratch_.var[c]);
   }
 
   /// running = (1 - w) * running + w * batch, for the mean and for the variance as estimated.

@@ -194,6 +194,20 @@ TEST_CASE("a batch that is not finite in a channel is left out for that channel"
   }
 }
 
+TEST_CASE("a channel that is finite in no batch keeps its running statistics", "[recalibration]") {
+  MatrixXd x(2, 2);
+  x << 1, std::nan(""), 3, 7;
+  BatchNorm1d<double> bn(2);
+  bn.running_mean() << 5, 6;
+  bn.running_var() << 7, 8;
+  Recalibration recalibration;
+  recalibration.add(bn);
+  recalibration.run(std::vector<MatrixXd>{x, x}, through(bn));
+  CHECK(bn.running_mean() == Eigen::Vector2d(2, 6));
+  CHECK(bn.running_var()[0] == Approx(4. / 3));  // of 1, 3, 1 and 3, by n - 1
+  CHECK(bn.running_var()[1] == 8);
+}
+
 TEST_CASE("a recalibration that fails leaves the running statistics as they were",
           "[recalibration]") {
   BatchNorm1d<double> bn(1), other(1);

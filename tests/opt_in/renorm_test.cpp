@@ -199,6 +199,24 @@ TEST_CASE("backward is the gradient of renormalization with r and d held", "[ren
 }
 
 // The paper's: nothing for 5000 batches, r_max 3 at 40,000 and d_max 5 at 25,000.
+TEST_CASE("results may not lie over x, dense or not", "[renorm]") {
+  using Strided = Eigen::Map<MatrixXd, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+  Eigen::VectorXd memory(24);
+  memory.setLinSpaced(-1, 1);
+  const Eigen::VectorXd before = memory;
+  BatchNorm1d<double> bn(3);
+  BatchRenorm renorm(bn);
+  for (const Index stride : {1, 2}) {
+    Strided x(memory.data(), 4, 3, {4 * stride, stride});
+    testing::check_refused<std::invalid_argument>(bn, {"[BatchRenorm::forward]", "y apart from x"},
+                                                  [&] { renorm.forward(x, x); });
+    const MatrixXd dy = renorm.forward(x);
+    testing::check_refused<std::invalid_argument>(
+        bn, {"[BatchRenorm::backward]", "dx apart from x"}, [&] { renorm.backward(x, dy, x); });
+  }
+  CHECK(memory == before);
+}
+
 TEST_CASE("limits follow their schedule, by the batches that were counted", "[renorm]") {
   const RenormSchedule paper;
   const auto is = [&](std::int64_t batches, double r_max, double d_max) {

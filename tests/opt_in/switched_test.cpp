@@ -15,6 +15,7 @@ using batchnorm::BatchNorm1d;
 using batchnorm::BatchNorm2d;
 using batchnorm::ChannelAxis;
 using batchnorm::Momentum;
+using batchnorm::NonFinite;
 using batchnorm::Normalize;
 using batchnorm::Options;
 using batchnorm::SingleValue;
@@ -106,6 +107,28 @@ TEST_CASE("a frozen layer stays so whatever train() says, by numbers worked out 
     CHECK(bn.running_mean()[0] == 4);
     CHECK(bn.running_var()[0] == 8);
     CHECK(bn.num_batches_tracked() == 0);
+  }
+}
+
+TEST_CASE("values whose squares are beyond double count as not finite in parts of a call",
+          "[switched]") {
+  Options options;
+  for (const auto non_finite : {NonFinite::skip_update, NonFinite::reject}) {
+    options.non_finite = non_finite;
+    BatchNorm1d<double> bn(2, options);
+    Switched switched(bn, Normalize::running, Update::always);
+    MatrixXd x(2, 2);
+    x << -1e200, 1, 1e200, 3;  // means 0 and 2, unbiased variances 2e400 and 2
+    if (non_finite == NonFinite::reject) {
+      check_refused<std::domain_error>(bn, {"[Switched::forward]", "finite", "channel 0"},
+                                       [&] { static_cast<void>(switched.forward(x)); });
+    } else {
+      static_cast<void>(switched.forward(x));
+      CHECK(bn.running_mean()[0] == 0);
+      CHECK(bn.running_var()[0] == 1);
+      CHECK(bn.running_mean()[1] == Approx(0.2));
+      CHECK(bn.running_var()[1] == Approx(0.9 + 0.2));
+    }
   }
 }
 

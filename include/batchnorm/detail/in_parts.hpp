@@ -282,12 +282,13 @@ class InParts {
     return sums;
   }
 
-  /// To where the layer's own methods look for a batch's mean and variance.
+  /// To where the layer's own methods look for a batch's mean and variance. A sum of squares beyond
+  /// double's range counts as values that are not finite.
   void put_in_layer(const Moments& m) const {
     layer_->scratch_.reserve(channels(), 1);
     layer_->next_.mean = m.mean;
     for (Index c = 0; c < channels(); ++c) {
-      const bool finite = is_finite(m.mean[c]);
+      const bool finite = is_finite(m.mean[c]) && is_finite(m.m2[c]);
       layer_->scratch_.var[c] = finite ? m.m2[c] / m.count[c] : not_a_number<double>();
     }
   }
