@@ -205,9 +205,12 @@ TEST_CASE("steps of micro-batches out of order are refused", "[micro]") {
   const auto forward = [&] { static_cast<void>(steps.forward(x)); };
   const auto backward = [&] { static_cast<void>(steps.backward(x, x)); };
   check_refused<std::logic_error>(bn, {"[MicroBatches::forward]", "expected measure(x)"}, forward);
-  check_refused<std::logic_error>(bn, {"[MicroBatches::measure]", "expected forward"},
-                                  [&] { steps.measure(x, x); });
+  const auto measure = [&] { steps.measure(x, x); };
+  check_refused<std::logic_error>(bn, {"[MicroBatches::measure]", "expected forward"}, measure);
+  check_refused<std::logic_error>(bn, {"[MicroBatches::backward]", "expected measure(x, dy)"},
+                                  backward);
   steps.measure(x);
+  check_refused<std::logic_error>(bn, {"[MicroBatches::measure]", "expected forward"}, measure);
   steps.measure(x);
   forward();
   check_refused<std::logic_error>(bn, {"[MicroBatches::backward]", "of 8 values", "got 0"},
@@ -243,4 +246,13 @@ TEST_CASE("steps of micro-batches out of order are refused", "[micro]") {
       [&] { steps.backward(x, dy, dx); });
   CHECK(memory == Eigen::VectorXd::Zero(10));
   backward();
+
+  const auto refuse_backward = [&] {  // by the sums of the batch before, which had 4 values too
+    check_refused<std::logic_error>(bn, {"[MicroBatches::backward]", "of 4 values", "got 0"},
+                                    backward);
+  };
+  steps.measure(x);
+  refuse_backward();
+  forward();
+  refuse_backward();
 }

@@ -67,9 +67,7 @@ class MicroBatches {
   template <class X, class Dy>
   void measure(const X& x, const Dy& dy) {
     const detail::Where where = in("measure");
-    if (step_ == Step::nothing || step_ == Step::measure) {
-      where.misuse("expected forward before gradients");
-    }
+    if (step_ < Step::forward) where.misuse("expected forward before gradients");
     parts_.on_inputs(where, x, dy, [&](const auto& in_x, const auto& in_dy, const auto&) {
       if (step_ != Step::sums) sums_ = detail::GradientSums(parts_.channels());
       step_ = Step::sums;
@@ -83,7 +81,7 @@ class MicroBatches {
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     const detail::Where where = in("backward");
-    if (sums_.count != saved_.count || step_ == Step::measure || step_ == Step::forward) {
+    if (sums_.count != saved_.count || step_ < Step::sums) {
       where.misuse("expected measure(x, dy) of every part before backward: of " +
                    std::to_string(saved_.count) + " values per channel, got " +
                    std::to_string(step_ == Step::sums ? sums_.count : 0));
@@ -103,7 +101,7 @@ class MicroBatches {
   [[nodiscard]] const Moments& moments() const { return moments_; }
 
  private:
-  enum class Step { nothing, measure, forward, sums, backward };
+  enum class Step { nothing, measure, forward, sums, backward };  // in their order
 
   [[nodiscard]] static detail::Where in(const char* call) { return {"MicroBatches", call}; }
   void check_mode(const detail::Where& where) const {
