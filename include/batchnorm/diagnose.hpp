@@ -91,7 +91,7 @@ template <class Scalar, int spatial, class X>
     one.running_var = d.tracks ? static_cast<double>(bn.running_var()[c]) : one.var;
     one.shift = (one.mean - one.running_mean) / std::sqrt(one.running_var + eps);
     one.spread = std::sqrt((one.var + eps) / (one.running_var + eps));
-    one.is_finite = detail::is_finite(one.shift) && detail::is_finite(one.spread);
+    one.is_finite = detail::is_finite(one.shift) && detail::is_finite(one.running_var);
     one.is_far = one.is_finite &&
                  (std::abs(one.shift) > std::max(0.5, 4 / std::sqrt(n)) ||
                   std::abs(std::log(one.spread)) > std::max(std::log(2.0), 4 / std::sqrt(2 * n)));

@@ -107,7 +107,7 @@ TEST_CASE("shift and spread are what eval mode makes of the batch", "[diagnose]"
 }
 
 TEST_CASE("a layer that has learned its data is well", "[diagnose]") {
-  const auto bn = trained(4);
+  auto bn = trained(4);
   const Diagnosis d = diagnose(bn, samples(4));
   CHECK_FALSE(d.explains_eval());
   CHECK(d.batches == 10);
@@ -117,25 +117,30 @@ TEST_CASE("a layer that has learned its data is well", "[diagnose]") {
   CHECK(diagnose(bn, other).number_of(&ChannelDiagnosis::is_far) == 4);
   CHECK(diagnose(bn, other).explains_eval());
   CHECK(says(diagnose(bn, other), "4 of 4 channels are far off"));
+  bn.running_mean()[2] = std::numeric_limits<float>::quiet_NaN();  // nothing is far off, but
+  CHECK(diagnose(bn, samples(4)).number_of(&ChannelDiagnosis::is_far) == 0);
+  CHECK(diagnose(bn, samples(4)).explains_eval());
 }
 
 TEST_CASE("running statistics that were never updated are named", "[diagnose]") {
   BatchNorm1d<float> bn(2);
   CHECK(diagnose(bn, samples(2)).never_updated);
   CHECK(says(diagnose(bn, samples(2)), "The running statistics were never updated"));
-  bn.running_mean().setConstant(3);  // loaded, as from Keras, which has no counter
-  bn.running_var().setConstant(4);
+  bn.running_var().setConstant(4);  // loaded, as from Keras, which has no counter
+  CHECK_FALSE(diagnose(bn, samples(2)).never_updated);
+  bn.running_mean().setConstant(3);
   CHECK_FALSE(diagnose(bn, samples(2)).never_updated);
   CHECK_FALSE(diagnose(bn, samples(2)).explains_eval());
 }
 
 TEST_CASE("flat, dead and broken channels are named", "[diagnose]") {
-  auto bn = trained(5);
+  auto bn = trained(6);
   bn.gamma()[1] = 0;
-  Eigen::MatrixXf x = samples(5);
+  Eigen::MatrixXf x = samples(6);
   x.col(2).setConstant(3);
   x(7, 3) = std::numeric_limits<float>::infinity();
   bn.running_var()[4] = std::numeric_limits<float>::quiet_NaN();
+  bn.running_var()[5] = std::numeric_limits<float>::infinity();  // of shift and spread 0
   const Diagnosis d = diagnose(bn, x);
   CHECK(d.channels[1].is_dead);
   CHECK(d.number_of(&ChannelDiagnosis::is_dead) == 1);
@@ -143,11 +148,13 @@ TEST_CASE("flat, dead and broken channels are named", "[diagnose]") {
   CHECK(d.number_of(&ChannelDiagnosis::is_flat) == 1);
   CHECK_FALSE(d.channels[3].is_finite);
   CHECK_FALSE(d.channels[4].is_finite);
+  CHECK_FALSE(d.channels[5].is_finite);
+  CHECK_FALSE(d.channels[5].is_far);
   CHECK(d.number_of(&ChannelDiagnosis::is_finite) == 3);
   CHECK(d.explains_eval());
-  CHECK(says(d, "1 of 5 channels are dead: gamma is 0.\n"));
-  CHECK(says(d, "1 of 5 channels are flat"));
-  CHECK(says(d, "2 of 5 channels have statistics that are not finite"));
+  CHECK(says(d, "1 of 6 channels are dead: gamma is 0.\n"));
+  CHECK(says(d, "1 of 6 channels are flat"));
+  CHECK(says(d, "3 of 6 channels have statistics that are not finite"));
 }
 
 TEST_CASE("the table has a line for each channel, or for the 20 worst", "[diagnose]") {
@@ -159,6 +166,10 @@ TEST_CASE("the table has a line for each channel, or for the 20 worst", "[diagno
                    "     29 ") == 0);
   CHECK(table.find("far off\n") != std::string::npos);
   CHECK(table.find("The 20 worst of 30 channels.\n") != std::string::npos);
+  bn.running_mean()[25] = std::numeric_limits<float>::quiet_NaN();  // worse than far off
+  const std::string broken = text(diagnose(bn, x));
+  CHECK(broken.find("spread\n     25 ") != std::string::npos);
+  CHECK(broken.find("not finite\n     29 ") != std::string::npos);
   const std::string few = text(diagnose(trained(3), samples(3)));
   CHECK(std::count(few.begin(), few.end(), '\n') == 5);  // a heading, 3 channels, a verdict
 }
