@@ -103,8 +103,7 @@ class Recalibration {
       const bool skip = layer_.options().non_finite == NonFinite::skip_update;
       const Moments batch = parts_.last_moments();
       for (Eigen::Index c = 0; c < batch.channels(); ++c) {
-        const bool finite = detail::is_finite(batch.mean[c]) && !detail::is_nan(batch.m2[c]);
-        if (finite || !skip) moments_.merge(batch, c);
+        if (detail::is_finite(batch.mean[c]) || !skip) moments_.merge(batch, c);
       }
       return true;
     }
