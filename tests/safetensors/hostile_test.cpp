@@ -194,6 +194,9 @@ TEST_CASE("a header that is not the format's JSON is an error", "[hostile]") {
   header(R"({"a":{"dtype":4,"shape":[0],"data_offsets":[0,0]}})", three);
   header(R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0]}})", three);
   header(R"({"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0,0]}})", three);
+  for (const char* offsets : {"[0,0.5]", "[0,-1]", "{}", "null"}) {
+    header("{" + entry("a", "F32", "[0]", offsets) + "}", three);
+  }
   header(R"({"__metadata__":[]})", "expected metadata of texts by name");
   header(R"({"__metadata__":{"x":1}})", "expected metadata of texts, got no text for x");
 }

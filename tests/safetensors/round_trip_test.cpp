@@ -3,8 +3,10 @@
 
 #include <batchnorm/batchnorm.hpp>
 #include <batchnorm/safetensors.hpp>
+#include <cerrno>
 #include <cmath>
 #include <csignal>
+#include <cstring>
 #include <stdexcept>
 #if __has_include(<sys/resource.h>)
 #include <sys/resource.h>
@@ -279,6 +281,16 @@ TEST_CASE("what is no layer is refused, and the layer stays as it was", "[safete
   check_throws<std::invalid_argument>(
       {"a.weight: expected a batch-norm layer, got no such entry"},
       [&] { static_cast<void>(file.layer<BatchNorm1d<float>>("a.", Options::pytorch())); });
+  SafetensorsWriter()
+      .add("conv.weight", Eigen::Matrix2f::Ones().eval())
+      .add("none.weight", Eigen::VectorXf())
+      .write(folder / "others");
+  SafetensorsReader others(folder / "others");
+  for (const std::string prefix : {"conv.", "none."}) {
+    check_throws<std::invalid_argument>(
+        {prefix + "weight: expected a batch-norm layer, got no such entry"},
+        [&] { static_cast<void>(others.layer<BatchNorm1d<float>>(prefix, Options::pytorch())); });
+  }
   check_throws<std::invalid_argument>({": weight: expected it, got no such entry"},
                                       [&] { static_cast<void>(file.tensor<float, 1>("weight")); });
   check_throws<std::invalid_argument>({"bn.weight: expected rank 2, got shape [1]"}, [&] {
@@ -354,11 +366,24 @@ TEST_CASE("a file is replaced whole or not at all", "[safetensors]") {
     small.rlim_cur = 300;
     REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
     fails(path);
+    SafetensorsWriter large;  // fails before all has been handed over
+    large.add("x", Eigen::VectorXd::Ones(100000).eval());
+    check_throws<std::runtime_error>({"cannot be written: " + std::string(std::strerror(EFBIG))},
+                                     [&] { large.write(path); });
     REQUIRE(setrlimit(RLIMIT_FSIZE, &old) == 0);
   }
 #endif
   CHECK(testing::read_file(path) == before);
   CHECK(folder.files() == 1);  // no half-written one is left
+}
+
+TEST_CASE("a file of nothing is one", "[safetensors]") {
+  const Folder folder("nothing");
+  SafetensorsWriter().write(folder / "f");
+  CHECK(testing::read_file(folder / "f") == testing::safetensors("{}      ", ""));
+  SafetensorsReader file(folder / "f");
+  CHECK(file.entries().empty());
+  CHECK(file.metadata().empty());
 }
 
 TEST_CASE("a file that cannot be read is said to be", "[safetensors]") {
@@ -368,4 +393,15 @@ TEST_CASE("a file that cannot be read is said to be", "[safetensors]") {
       [&] { SafetensorsReader file(folder / "none"); });
   check_throws<std::runtime_error>({"expected a file"},
                                    [&] { SafetensorsReader file(folder / "."); });
+#if __has_include(<sys/resource.h>)
+  testing::write_file(folder / "f", testing::safetensors("{}", ""));
+  rlimit old{};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &old) == 0);
+  rlimit none = old;
+  none.rlim_cur = 0;  // may be opened from here on
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  check_throws<std::runtime_error>({"/f: expected a file that can be read"},
+                                   [&] { SafetensorsReader file(folder / "f"); });
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &old) == 0);
+#endif
 }
