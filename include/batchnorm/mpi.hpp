@@ -73,7 +73,8 @@ class MpiCommunicator final : public Communicator {
     for (int i = 0; i < *count; ++i) b[i] = a[i] + b[i];
   }
   [[nodiscard]] static int checked(Eigen::Index count) {
-    if (count > std::numeric_limits<int>::max()) {  // GCOV_EXCL_START: takes 16 GB
+    if (count > std::numeric_limits<int>::max()) {  // GCOV_EXCL_BR_LINE: takes 16 GB
+      // GCOV_EXCL_START: as above
       detail::fail<std::length_error>("[MpiCommunicator] expected less than 2^31 numbers, got " +
                                       std::to_string(count));
     }  // GCOV_EXCL_STOP

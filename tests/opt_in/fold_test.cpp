@@ -306,7 +306,9 @@ TEST_CASE("numbers folded by hand", "[fold]") {
   CHECK(folded.weight(0, 0) == Approx(1.5));
   CHECK(folded.weight(0, 1) == Approx(-3));
   CHECK(folded.bias[0] == Approx(1.5 * (6 - 2) + 5));
-  CHECK(w(0, 0) == 1);  // nothing is changed
+  CHECK(w(0, 0) == 1);                                // nothing is changed
+  w(0, 1) = -std::numeric_limits<float>::infinity();  // stays what it is
+  CHECK(fold_into_linear(w, {}, norm).weight(0, 1) == w(0, 1));
 
   const Eigen::MatrixXf next = Eigen::MatrixXf::Constant(2, 1, 2);
   const auto after = fold_into_next_linear(norm, next, {});
@@ -379,6 +381,11 @@ TEST_CASE("weights that do not fit are refused", "[fold]") {
       "[batchnorm::fold_into_next_linear] expected features of 4 channels, as the batch norm has, "
       "got 3 in weights of (4, 3)",
       [&] { static_cast<void>(fold_into_next_linear(norm, w.transpose(), {})); });
+  refuse("expected features of 4 channels, as the batch norm has, got 0 in weights of (3, 0)",
+         [&] { static_cast<void>(fold_into_next_linear(norm, Eigen::MatrixXf(3, 0), {})); });
+  refuse("expected features of 0 channels, as the batch norm has, got 4 in weights of (3, 4)", [&] {
+    static_cast<void>(fold_into_next_linear(batchnorm::ChannelAffine<float>(), w, {}));
+  });
   refuse("[batchnorm::fold_into_next_linear] expected a bias of length 3 or none, got 4",
          [&] { static_cast<void>(fold_into_next_linear(norm, w, Eigen::VectorXf::Ones(4))); });
   norm.gamma()[2] = 1e30f;

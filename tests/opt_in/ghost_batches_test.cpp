@@ -172,6 +172,21 @@ TEST_CASE("a ghost batch of one value is judged as a batch of one value", "[ghos
   CHECK(bn.running_var().isApprox(whole.running_var()));
 }
 
+TEST_CASE("an empty batch is one empty ghost batch, which changes nothing", "[ghost]") {
+  Options options;
+  options.single_value = SingleValue::accept;
+  BatchNorm2d<double> bn(2, options);
+  const auto before = bn;
+  GhostBatches ghost(bn, 2);
+  for (const Eigen::Index samples : {0, 3}) {
+    const Eigen::Tensor<double, 4> none(samples, 2, 4, 0);
+    const auto y = ghost.forward(none);
+    CHECK(y.dimensions() == none.dimensions());
+    CHECK(ghost.backward(none, none).dimensions() == none.dimensions());
+    CHECK(testing::same_state(bn, before));
+  }
+}
+
 TEST_CASE("ghost batches name what is wrong", "[ghost]") {
   BatchNorm1d<double> bn(2);
   testing::check_throws<std::invalid_argument>(

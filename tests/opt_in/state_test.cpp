@@ -209,6 +209,13 @@ TEST_CASE("a vector of a wrong length is not written", "[state]") {
   testing::check_throws<std::logic_error>(
       {"[state_dict] p.bias: expected a vector of length 2, got 3"},
       [&] { static_cast<void>(state_dict(bn, "p.")); });
+  Options options;
+  options.scale = false;
+  BatchNorm1d<float> shifting(2, options);
+  shifting.gamma().resize(2);
+  testing::check_throws<std::logic_error>(
+      {"[state_dict] weight: expected a vector of length 0, got 2"},
+      [&] { static_cast<void>(state_dict(shifting)); });
 }
 
 TEST_CASE("under a cumulative average a loaded layer goes on from the loaded count", "[state]") {

@@ -331,6 +331,17 @@ TEST_CASE("a replica that ends leaves nobody waiting", "[sync]") {
     static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(1 + world.rank())));
   });
   check_same_error(thrown, {"expected as many numbers from every rank"});
+  Replicas(3).run([](Communicator& world) {  // whether it comes first, in the middle or last
+    for (int round = 0; round < 30; ++round) {
+      bool refused = false;
+      try {
+        static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(world.rank() == 1 ? 2 : 1)));
+      } catch (const std::logic_error&) {
+        refused = true;
+      }
+      if (!refused) throw std::runtime_error("expected an error in every round");
+    }
+  });
   const auto channels = thrown_on(2, [&](Communicator& world) {
     BatchNorm1d<double> bn(1 + world.rank());
     SyncBatchNorm sync(bn, world);
@@ -426,6 +437,16 @@ TEST_CASE("layers that are grouped share one exchange, and one fate", "[sync]") 
     static_cast<void>(sync_a.forward(xa));
     static_cast<void>(sync_a.backward(xa, xa));
     require(world.gathered == 0 && world.reduced == 0, "no exchange in eval mode");
+    one_a = bn_a, one_b = bn_b;
+    const MatrixXd by_running = alone_a.forward(xa), by_batch = alone_b.forward(xb);
+    const MatrixXd d_running = alone_a.backward(xa, xa), d_batch = alone_b.backward(xb, xb);
+    world.gathered = world.reduced = 0;
+    forward_together(sync_a.part(xa, za), sync_b.part(xb, zb));
+    backward_together(sync_a.part(xa, xa, dza), sync_b.part(xb, xb, dzb));
+    require(world.gathered == 1 && world.reduced == 1, "one exchange for the layer that trains");
+    require(za == by_running && zb == by_batch, "each layer's y by its own mode");
+    require(dza == d_running && dzb == d_batch, "each layer's dx by its own mode");
+    require(same_state(bn_a, one_a) && same_state(bn_b, one_b), "the same layers");
   });
 }
 
@@ -490,6 +511,8 @@ TEST_CASE("synchronized layers name what is missing", "[sync]") {
   });
   check_throws<std::invalid_argument>({"at least 1 rank, got 0"}, [] { Replicas(0); });
   Replicas two(2);
-  check_throws<std::invalid_argument>({"a rank below 2, got 2"},
-                                      [&] { static_cast<void>(two.communicator(2)); });
+  for (const int rank : {-1, 2}) {
+    check_throws<std::invalid_argument>({"a rank from 0 to 1, got " + std::to_string(rank)},
+                                        [&] { static_cast<void>(two.communicator(rank)); });
+  }
 }

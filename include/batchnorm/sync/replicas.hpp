@@ -134,8 +134,9 @@ class Replicas {
 
   [[nodiscard]] Member& member(int rank) {
     if (rank < 0 || rank >= size()) {
-      detail::Where{"Replicas", "communicator"}.invalid(
-          "expected a rank below " + std::to_string(size()) + ", got " + std::to_string(rank));
+      detail::Where{"Replicas", "communicator"}.invalid("expected a rank from 0 to " +
+                                                        std::to_string(size() - 1) + ", got " +
+                                                        std::to_string(rank));
     }
     return members_[static_cast<std::size_t>(rank)];
   }
