@@ -2,6 +2,7 @@
 // Layers of fixed size: by hand, against the reference layer, by derivatives, and without the heap.
 
 #include <batchnorm/extras/fixed.hpp>
+#include <cmath>
 #include <functional>
 #include <limits>
 
@@ -268,4 +269,72 @@ TEST_CASE("a fixed layer switches off, skips and refuses as the layer", "[fixed]
   options.eps = -1;
   check_throws<std::invalid_argument>({"[FixedBatchNorm1d::FixedBatchNorm1d]", "eps"},
                                       [&] { FixedBatchNorm1d<double, 2>{options}; });
+}
+
+TEST_CASE("an empty batch is refused by a fixed layer, or changes nothing", "[fixed]") {
+  Eigen::Matrix<double, Eigen::Dynamic, 2, Eigen::ColMajor, 4, 2> none(0, 2);
+  FixedBatchNorm1d<double, 2> strict;
+  check_throws<std::invalid_argument>({"more than one value per channel, got 0"},
+                                      [&] { static_cast<void>(strict.forward(none)); });
+  strict.eval();
+  CHECK(strict.forward(none).rows() == 0);
+  Options options;
+  options.track_running_stats = false;
+  FixedBatchNorm1d<double, 2> untracked(options);
+  untracked.eval();
+  CHECK(untracked.forward(none).rows() == 0);
+
+  options = {};
+  options.single_value = SingleValue::accept;
+  options.non_finite = NonFinite::reject;
+  FixedBatchNorm1d<double, 2> bn(options);
+  bn.forward(none, none);  // no x is lost
+  bn.backward(none, none, none);
+  CHECK(bn.num_batches_tracked() == 0);
+  CHECK(bn.running_mean() == Eigen::Vector2d::Zero());
+  CHECK(bn.running_var() == Eigen::Vector2d::Ones());
+  CHECK(bn.grad_gamma() == Eigen::Vector2d::Zero());
+}
+
+TEST_CASE("one row moves a fixed layer's running mean, and there is no unbiased variance of it",
+          "[fixed]") {
+  Options options;
+  options.single_value = SingleValue::accept;
+  options.momentum = Momentum::weight_of_new(0.5);
+  FixedBatchNorm1d<double, 2> bn(options);
+  CHECK(bn.forward(Eigen::RowVector2d(3, 5)) == Eigen::RowVector2d(0, 0));
+  CHECK(bn.running_mean() == Eigen::Vector2d(1.5, 2.5));
+  CHECK(bn.running_var() == Eigen::Vector2d::Ones());
+}
+
+TEST_CASE("statistics of a fixed layer that are not finite are skipped, or propagate", "[fixed]") {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  Options options;
+  options.momentum = Momentum::weight_of_new(0.5);
+  FixedBatchNorm1d<double, 2> skipping(options);
+  Eigen::Matrix2d far;
+  far << 1e160, 1, 3e160, 3;  // a finite mean, but squares that are not
+  static_cast<void>(skipping.forward(far));
+  CHECK(skipping.running_mean() == Eigen::Vector2d(0, 1));
+  CHECK(skipping.running_var() == Eigen::Vector2d(1, 1.5));
+
+  options.non_finite = NonFinite::propagate;
+  FixedBatchNorm1d<float, 2> bn(options);
+  Eigen::Matrix2f x;
+  x << -infinity, 1, 0, 3;
+  static_cast<void>(bn.forward(x));
+  CHECK(bn.running_mean() == Eigen::Vector2f(-infinity, 1));
+  CHECK(std::isnan(bn.running_var()[0]));
+  CHECK(bn.running_var()[1] == 1.5f);
+  x(0, 0) = 1;
+  static_cast<void>(bn.forward(x));  // the average of what it was and a number
+  CHECK(bn.running_mean() == Eigen::Vector2f(-infinity, 1.5f));
+
+  options.momentum = Momentum::weight_of_new(0);
+  FixedBatchNorm1d<float, 2> still(options);
+  x(0, 0) = infinity;
+  static_cast<void>(still.forward(x));
+  CHECK(still.running_mean() == Eigen::Vector2f::Zero());
+  CHECK(still.running_var() == Eigen::Vector2f::Ones());
+  CHECK(still.num_batches_tracked() == 1);
 }

@@ -283,7 +283,8 @@ class FixedBatchNorm1d {
   static void move(double v, double w, bool finite, Param& running) {
     if (w == 0) return;
     const double there = (1 - w) * static_cast<double>(running) + w * v;
-    running = finite ? detail::saturated<Param>(there) : detail::narrow<Param>(there);
+    const bool stays_finite = finite && detail::is_finite(static_cast<double>(running));
+    running = stays_finite ? detail::saturated<Param>(there) : detail::narrow<Param>(there);
   }
 
   /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n)
