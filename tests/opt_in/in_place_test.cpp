@@ -204,8 +204,23 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
       bn, {"[InPlace::backward]", "of shape (4, 2), got one of (3, 2)"},
       [&] { in_place.backward(three, before.topRows(3), dx_of_three); });
 
+  Options options;
+  options.shift = false;
+  BatchNorm1d<float> unshifted(2, options);
+  InPlace of_unshifted(unshifted, Identity());
+  unshifted.gamma() << 1, 0;
+  x = before;
+  check_refused<std::domain_error>(unshifted, {"got gamma 0 and beta 0 in channel 1"},
+                                   [&] { of_unshifted.forward(x); });
+  unshifted.gamma()[1] = 1e-4f;
+  of_unshifted.forward(x);
+  expected = unshifted.forward(before);
+  CHECK(x.col(1).isApprox(expected.col(1), 1e-6f));
+
   check_throws<std::invalid_argument>({"expected a finite slope above 0, got 0"},
                                       [&] { InPlace(bn, LeakyRelu{0}); });
+  check_throws<std::invalid_argument>({"expected a finite slope above 0, got nan"},
+                                      [&] { InPlace(bn, LeakyRelu{NAN}); });
   InPlace fresh(bn, Identity());
   check_refused<std::logic_error>(bn, {"call forward(x) first"},
                                   [&] { fresh.backward(x, before, dx); });
@@ -232,4 +247,24 @@ TEST_CASE("half is trained in place to its own precision", "[in_place]") {
   for (Index i = 0; i < dx.size(); ++i) {
     CHECK(std::abs(float(dx.data()[i]) - float(expected.data()[i])) < 0.004f);
   }
+}
+
+TEST_CASE("in place, an empty batch changes nothing but what is differentiated", "[in_place]") {
+  Options options;
+  options.single_value = batchnorm::SingleValue::accept;
+  BatchNorm1d<double> bn(2, options);
+  InPlace in_place(bn, LeakyRelu());
+  const MatrixXd x = MatrixXd::Random(3, 2);
+  MatrixXd none(0, 2), dx(0, 2);
+  static_cast<void>(bn.forward(x));
+  const BatchNorm1d<double> before = bn;
+  in_place.forward(none);
+  in_place.backward(none, none, dx);
+  CHECK(bn.running_mean() == before.running_mean());
+  CHECK(bn.running_var() == before.running_var());
+  CHECK(bn.num_batches_tracked() == 1);
+  CHECK(bn.grad_gamma() == Eigen::Vector2d::Zero());
+  CHECK(bn.grad_beta() == Eigen::Vector2d::Zero());
+  check_refused<std::logic_error>(bn, {"call forward(x) first"},
+                                  [&] { static_cast<void>(bn.backward(x, x)); });
 }

@@ -94,10 +94,8 @@ class InPlace {
       Saved by = parts_.settle(m, where);
       by.shape = shape;
       const Out y = over(in_x);
-      if (in_x.size() > 0) {
-        parts_.normalize(by, in_x, y);
-        activate(y, slope_);
-      }
+      parts_.normalize(by, in_x, y);
+      if (in_x.size() > 0) activate(y, slope_);
       if (by.batch_statistics) parts_.track(m);
       by_ = std::move(by);
       gamma_ = gamma();
