@@ -251,6 +251,7 @@ TEST_CASE("renormalization refuses what it cannot do", "[renorm]") {
   refused(RenormSchedule::constant({2, -1}), "expected a finite d_max of at least 0, got -1");
   refused({10, 5, 20, {}},
           "expected a schedule of 0 <= start <= r_end and d_end, got 10, 5 and 20");
+  refused({10, 20, 5, {}}, "got 10, 20 and 5");
   BatchRenorm renorm(bn);
   const Eigen::MatrixXf one = Eigen::MatrixXf::Ones(1, 2), two = Eigen::MatrixXf::Ones(2, 2);
   testing::check_refused<std::logic_error>(bn, {"call forward(x) first"},
@@ -262,4 +263,27 @@ TEST_CASE("renormalization refuses what it cannot do", "[renorm]") {
   testing::check_refused<std::invalid_argument>(bn, {"of shape (2, 2), got one of (1, 2)"}, [&] {
     static_cast<void>(renorm.backward(one, one));
   });
+}
+
+TEST_CASE("there is nothing to renormalize where running statistics do, or without values",
+          "[renorm]") {
+  const bool empty = GENERATE(true, false);
+  Options options;
+  options.eps = 1;
+  options.single_value = empty ? SingleValue::accept : SingleValue::use_running;
+  BatchNorm1d<double> bn(1, options);
+  bn.gamma() << 2, bn.beta() << 1, bn.running_mean() << 4, bn.running_var() << 8;
+  BatchRenorm renorm(bn, RenormSchedule::constant({3, 5}));
+  const MatrixXd x = MatrixXd::Constant(empty ? 0 : 1, 1, 7);
+  const MatrixXd y = renorm.forward(x), dx = renorm.backward(x, x);
+  CHECK(renorm.r()[0] == 1);
+  CHECK(renorm.d()[0] == 0);
+  CHECK(bn.running_mean()[0] == 4);
+  CHECK(bn.running_var()[0] == 8);
+  CHECK(bn.num_batches_tracked() == 0);
+  CHECK(bn.grad_beta()[0] == (empty ? 0 : 7));
+  CHECK(bn.grad_gamma()[0] == Approx(empty ? 0. : 7.).epsilon(1e-15));
+  if (empty) return;
+  CHECK(y(0) == Approx(3).epsilon(1e-15));         // 2 * (7 - 4) / 3 + 1
+  CHECK(dx(0) == Approx(14. / 3).epsilon(1e-15));  // 2 / 3 * 7
 }

@@ -4,6 +4,7 @@
 
 #include <batchnorm/extras/second_order.hpp>
 #include <functional>
+#include <limits>
 
 #include "support/catch.hpp"
 #include "support/derivative.hpp"
@@ -127,9 +128,29 @@ TEST_CASE("backward of backward refuses what does not fit, and changes no layer"
   testing::check_refused<std::invalid_argument>(bn, {"(4, 2), (4, 2) and (3, 2)"}, [&] {
     static_cast<void>(backward_of_backward(bn, x, x, x.topRows(3)));
   });
-  WithRespectTo other;
-  other.dbeta = Eigen::VectorXd::Zero(3);
-  testing::check_refused<std::invalid_argument>(bn, {"of length 0 or 2"}, [&] {
-    static_cast<void>(backward_of_backward(bn, x, x, x, other));
+  testing::check_refused<std::invalid_argument>(bn, {"(4, 2), (3, 2) and (4, 2)"}, [&] {
+    static_cast<void>(backward_of_backward(bn, x, x.topRows(3), x));
   });
+  WithRespectTo other;
+  for (Eigen::VectorXd* const of_other : {&other.dgamma, &other.dbeta}) {
+    other = {};
+    *of_other = Eigen::VectorXd::Zero(3);
+    testing::check_refused<std::invalid_argument>(bn, {"of length 0 or 2"}, [&] {
+      static_cast<void>(backward_of_backward(bn, x, x, x, other));
+    });
+  }
+}
+
+TEST_CASE("backward of backward of an empty batch is empty, and 0 for gamma", "[second_order]") {
+  Options options;
+  options.single_value = batchnorm::SingleValue::accept;
+  BatchNorm1d<double> bn(2, options);
+  const MatrixXd none(0, 2);
+  static_cast<void>(bn.forward(none));
+  batchnorm::Saved saved = bn.saved();
+  saved.inv_std.setConstant(std::numeric_limits<double>::quiet_NaN());  // a variance of no values
+  const auto second = backward_of_backward(bn, saved, none, none, none);
+  CHECK(second.x.rows() == 0);
+  CHECK(second.dy.rows() == 0);
+  CHECK(second.gamma == Eigen::Vector2d::Zero());
 }

@@ -159,6 +159,15 @@ TEST_CASE("weights give the numbers worked out by hand", "[weighted]") {
   CHECK(dx(2) == 0);
   CHECK(near(bn.grad_gamma()[0], -2));
   CHECK(near(bn.grad_beta()[0], 0));
+
+  options.scale = options.shift = false;
+  BatchNorm1d<double> bare(1, options);
+  Weighted of_bare(bare);
+  const MatrixXd x_hat = of_bare.forward(x, weights(w)), half_dx = of_bare.backward(x, dy);
+  CHECK(near(x_hat(0), -1.5));
+  CHECK(near(x_hat(1), 0.5));
+  CHECK(near(half_dx(0), 0.125));
+  CHECK(near(half_dx(1), -0.125));
 }
 
 TEST_CASE("a masked batch is the batch of what the mask leaves, whatever it hides", "[weighted]") {
@@ -331,6 +340,10 @@ TEST_CASE("weights of zero leave an empty batch, and one other a single value", 
     CHECK(bn.grad_beta()[0] == 0);
     CHECK(bn.num_batches_tracked() == 0);
     CHECK(bn.running_mean()[0] == 0);
+    const MatrixXd no_rows(0, 1);
+    CHECK(weighted.forward(no_rows, weights(Eigen::VectorXd(0))).rows() == 0);
+    CHECK(weighted.backward(no_rows, no_rows).rows() == 0);
+    CHECK(bn.num_batches_tracked() == 0);
 
     const MatrixXd y = weighted.forward(x, weights(one));
     CHECK(y(0) == 0);
@@ -360,6 +373,11 @@ TEST_CASE("bad weights are refused, and nothing changes", "[weighted]") {
   refused(Eigen::Vector3f(1, -1, 1), "expected finite weights of at least 0, got -1");
   refused(Eigen::Vector3f(1, INFINITY, 1), "expected finite weights of at least 0, got inf");
   refused(Eigen::Vector3f(1, NAN, 1), "expected finite weights of at least 0, got nan");
+  BatchNorm1d<float> flat(2);
+  const Eigen::MatrixXf rows = Eigen::MatrixXf::Zero(3, 2);  // whose samples are its positions
+  check_refused<std::invalid_argument>(flat, {"expected weights of shape (3), got (2)"}, [&] {
+    static_cast<void>(Weighted(flat).forward(rows, weights(Eigen::Vector2f(1, 1))));
+  });
   weighted.forward(x, y, weights(Eigen::Vector3f(1, 1, 1)));
   Eigen::Tensor<float, 4> other(2, 2, 2, 2);
   check_refused<std::invalid_argument>(bn, {"of shape (3, 2, 2, 2), got one of (2, 2, 2, 2)"},
