@@ -258,7 +258,7 @@ TEMPLATE_TEST_CASE("channels beyond the kernels' range, and what is not finite, 
                    "[fused]", Identity, Relu) {
   constexpr bool cuts = std::is_same_v<TestType, Relu>;
   const float huge = 3e38f, infinity = std::numeric_limits<float>::infinity();
-  MatrixXf x(40, 5), dy(40, 5), r(40, 5);
+  MatrixXf x(40, 6), dy(40, 6), r(40, 6);
   testing::Random random(1);
   random.fill(x), random.fill(dy), random.fill(r);
   x.col(0) *= 2e37f;
@@ -266,10 +266,13 @@ TEMPLATE_TEST_CASE("channels beyond the kernels' range, and what is not finite, 
   x(5, 1) = std::numeric_limits<float>::quiet_NaN();
   x.col(2).array() = x.col(2).array() * 1e-38f;
   x(6, 3) = infinity;
+  // A mean that float has not, and in training a z of 6e-7 for 16 values, of which it sees nothing.
+  x.col(5).fill(1e8f);
+  x.col(5).head(16).array() += 8;
   for (const bool training : {true, false}) {
-    BatchNorm1d<float> apart(5);
-    apart.gamma() << 2, 2, 1e30f, 2, 3;
-    apart.beta() << 0.5f, 0, 1, 0, 0;
+    BatchNorm1d<float> apart(6);
+    apart.gamma() << 2, 2, 1e30f, 2, 3, 4;
+    apart.beta() << 0.5f, 0, 1, 0, 0, -4.89897728f;
     apart.train(training);
     BatchNorm1d<float> bn = apart;
     Fused fused(bn, TestType());
@@ -336,6 +339,8 @@ TEST_CASE("fused calls that do not fit are refused", "[fused]") {
   check_throws<std::invalid_argument>(
       {"[Fused::Fused] expected a finite slope of at least 0, got -0.1"},
       [&] { Fused(bn, LeakyRelu{-0.1}); });
+  check_throws<std::invalid_argument>({"expected a finite slope of at least 0, got inf"},
+                                      [&] { Fused(bn, LeakyRelu{INFINITY}); });
   Fused fused(bn, Relu());
   MatrixXf x(6, 2), r(6, 2), y(6, 2), dx(6, 2);
   testing::Random random(1);
@@ -347,6 +352,10 @@ TEST_CASE("fused calls that do not fit are refused", "[fused]") {
       [&] { static_cast<void>(fused.forward(x, plus(r.topRows(5)))); });
   check_refused<std::invalid_argument>(bn, {"expected y apart from r, got them overlapping"},
                                        [&] { fused.forward(x, r, plus(r)); });
+  MatrixXf tall(8, 2);
+  auto strided = tall.topRows(6);
+  check_refused<std::invalid_argument>(bn, {"expected y apart from r, got them overlapping"},
+                                       [&] { fused.forward(x, strided, plus(strided)); });
   bn.eval();
   check_refused<std::invalid_argument>(bn, {"expected y apart from x"},
                                        [&] { fused.forward(x, x); });
@@ -358,4 +367,37 @@ TEST_CASE("fused calls that do not fit are refused", "[fused]") {
                                        [&] { fused.backward(x, y, r, dx, x); });
   check_refused<std::invalid_argument>(bn, {"expected dr apart from dx"},
                                        [&] { fused.backward(x, y, r, dx, dx); });
+}
+
+TEST_CASE("fused calls of an empty batch change nothing", "[fused]") {
+  Options options;
+  options.single_value = batchnorm::SingleValue::accept;
+  BatchNorm1d<float> bn(2, options);
+  const BatchNorm1d<float> before = bn;
+  Fused fused(bn, Relu());
+  const MatrixXf x(0, 2), r(0, 2), dy(0, 2);
+  MatrixXf y(0, 2), dx(0, 2), dr(0, 2);
+  fused.forward(x, y, plus(r));
+  fused.backward(x, y, dy, dx, dr);
+  CHECK(bn.num_batches_tracked() == 0);
+  CHECK(same_bits(bn.running_var(), before.running_var()));
+  CHECK(same_bits(bn.grad_gamma(), before.grad_gamma()));
+  CHECK(same_bits(bn.grad_beta(), before.grad_beta()));
+}
+
+// gamma = 2^102, running mean 0 and variance 3, eps = 1: dx = 2^101 * dz, whatever x.
+TEST_CASE("by given statistics an infinite x passes dy on beyond the kernels' range, too",
+          "[fused]") {
+  Options options;
+  options.eps = 1;
+  BatchNorm1d<float> bn(1, options);
+  bn.gamma() << 0x1p102f;
+  bn.running_var() << 3;
+  bn.eval();
+  Fused fused(bn, Relu());
+  const float infinity = std::numeric_limits<float>::infinity();
+  const MatrixXf x = Eigen::Vector4f(2, -2, infinity, -infinity);
+  CHECK(fused.forward(x) == Eigen::Vector4f(0x1p102f, 0, infinity, 0));
+  const MatrixXf dx = fused.backward(x, MatrixXf(Eigen::Vector4f(1, 2, 3, 4)));
+  CHECK(dx == Eigen::Vector4f(1, 0, 3, 0) * 0x1p101f);
 }
