@@ -352,6 +352,13 @@ TEST_CASE("weights of zero leave an empty batch, and one other a single value", 
     CHECK(bn.running_mean()[0] == (accept ? Approx(0.5) : Approx(0)));
     CHECK(bn.running_var()[0] == 1);  // unbiased: there is none of one value
     CHECK(weighted.backward(x, x)(1) == (accept ? 0 : 5 / std::sqrt(1 + 1e-5)));
+
+    bn.eval();
+    static_cast<void>(bn.forward(x));
+    bn.train();
+    static_cast<void>(weighted.forward(x, weights(none)));
+    check_refused<std::logic_error>(bn, {"[BatchNorm1d::backward]", "call forward(x) first"},
+                                    [&] { static_cast<void>(bn.backward(x, x)); });
   }
 }
 

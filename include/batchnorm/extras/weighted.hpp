@@ -83,7 +83,7 @@ class Weighted {
         const Moments m = measure(next, w.data(), in_x);
         next.saved = parts_.settle(m, where);
         next.is_empty = next.saved.batch_statistics && next.positive == 0;
-        if (!next.is_empty) parts_.normalize(next.saved, in_x, out_y);
+        parts_.normalize(next.saved, in_x, out_y);
         if (next.is_empty || at_zero_ == ZeroWeight::zero) {
           for_each(in_x, [&](Index c, Index o, Index i, Index p) {
             if (w[p] == 0) *out_y.at(o, c, i) = Scalar(0);
