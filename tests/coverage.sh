@@ -54,8 +54,12 @@ lines() {
   [ ! -d "$folder" ] || find "$folder" -name '*.gcda' -delete # counts of runs before
   build g++ "--coverage -fprofile-filter-files=/include/batchnorm/ -fprofile-update=atomic"
   run_tests
+  # What earlier builds left of programs that are not run any more would confuse gcovr.
+  find "$folder" -name '*.gcno' | while read -r notes; do
+    [ -e "${notes%.gcno}.gcda" ] || rm -f "$notes" "${notes%.gcno}.o"
+  done
   cd "$folder"
-  gcovr -j "$jobs" --root "$root" --filter "$root/include/" --json coverage.json "$folder"
+  gcovr --root "$root" --filter "$root/include/" --json coverage.json "$folder"
   if [ "$html" ]; then
     mkdir -p report
     gcovr --root "$root" --add-tracefile coverage.json --html-details report/index.html
