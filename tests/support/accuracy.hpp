@@ -73,9 +73,10 @@ inline void check(const Errors& e) {
 template <class Scalar, class Real>
 Real half_ulp(Real v) {
   using Limits = std::numeric_limits<Scalar>;
+  constexpr int least = Limits::min_exponent;  // Eigen 3.4's has no address
   int exponent;
   static_cast<void>(std::frexp(static_cast<long double>(size_of(v)), &exponent));
-  return std::ldexp(1.0L, std::max(exponent, Limits::min_exponent) - Limits::digits - 1);
+  return std::ldexp(1.0L, std::max(exponent, least) - Limits::digits - 1);
 }
 
 template <class Scalar, class Real>
