@@ -89,7 +89,8 @@ for word; do
   case $word in
     lines | conditions) parts="$parts $word" ;;
     --html) html=yes ;;
-    *) sed -n '3,10s/^# //p' "$0"; exit 1 ;;
+    --help) sed -n '3,11s/^# //p' "$0"; exit 0 ;;
+    *) echo "Unknown word $word; there are lines, conditions and --help" >&2; exit 1 ;;
   esac
 done
 for part in ${parts:-lines conditions}; do

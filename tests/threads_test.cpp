@@ -103,7 +103,8 @@ TEST_CASE("any number of threads gives the same bits in double", "[threads]") {
 TEST_CASE("any number of threads gives the same bits for matrices", "[threads]") {
   using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   using Columns = Eigen::MatrixXf;
-  for (const auto& [n, c] : {std::pair<Index, Index>{300000, 3}, {4099, 257}, {33, 20000}, {130, 8200}}) {
+  for (const auto& [n, c] :
+       {std::pair<Index, Index>{300000, 3}, {4099, 257}, {33, 20000}, {130, 8200}}) {
     check_bits<BatchNorm1d<float>>(c, Rows(n, c), {});
     check_bits<BatchNorm1d<float>>(c, Columns(n, c), {});
   }
@@ -212,6 +213,25 @@ TEST_CASE("a call waits for no thread of the pool that comes late, nor does the 
     finished.set_value();
   }  // the pool has ended all that it was sent
   CHECK(y(0, 0, 0, 0) == 0);
+}
+
+TEST_CASE("a task alone is done by the caller, and a helper that comes meanwhile leaves",
+          "[threads]") {
+  std::promise<void> finished, passed;
+  Eigen::ThreadPool pool(1);
+  const Eigen::ThreadPoolDevice device(&pool, 2);
+  pool.Schedule([ready = finished.get_future().share()] { ready.wait(); });
+  const batchnorm::detail::Workers workers(device);
+  std::atomic<int> done{0};
+  workers.run(2, 4, [&](Index) { ++done; });  // sends for a helper, which waits in the pool
+  CHECK(done == 4);
+  workers.run(2, 1, [&](Index) {
+    finished.set_value();
+    pool.Schedule([&] { passed.set_value(); });  // after the helper
+    passed.get_future().wait();
+    ++done;
+  });
+  CHECK(done == 5);
 }
 
 TEST_CASE("copies share the device, and nullptr takes it away", "[threads]") {

@@ -254,8 +254,8 @@ TEST_CASE("in place, an empty batch changes nothing but what is differentiated",
   options.single_value = batchnorm::SingleValue::accept;
   BatchNorm1d<double> bn(2, options);
   InPlace in_place(bn, LeakyRelu());
-  const MatrixXd x = MatrixXd::Random(3, 2);
-  MatrixXd none(0, 2), dx(0, 2);
+  MatrixXd x(3, 2), none(0, 2), dx(0, 2);
+  testing::Random(3).fill(x);
   static_cast<void>(bn.forward(x));
   const BatchNorm1d<double> before = bn;
   in_place.forward(none);
