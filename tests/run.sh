@@ -36,10 +36,13 @@ also() {
   $what"
 }
 
-# Without AVX2 the kernels are others, which a processor that has it never runs.
-test_without_avx2() {
-  for test in hand_computed golden instantiate; do
-    qemu-x86_64 -cpu Nehalem "$root/build/$folder/tests/${test}_test" || return 1
+# A processor that lacks AVX2 or F16C runs other kernels, which most processors never run. golden_test
+# and instantiate_test have layers of half, whose AVX2 kernels use F16C.
+test_without_avx2_or_f16c() {
+  for cpu in Nehalem Haswell,-f16c; do
+    for test in hand_computed golden instantiate; do
+      qemu-x86_64 -cpu "$cpu" "$root/build/$folder/tests/${test}_test" || return 1
+    done
   done
 }
 
@@ -67,7 +70,8 @@ else
     "$core $examples $files $mpi" \
     build_and_test "$folder" -DBATCHNORM_EXAMPLES=ON -DBATCHNORM_ALL_TESTS=ON -DBATCHNORM_MPI=ON
   if [ "$(uname -m)" = x86_64 ]; then
-    also "The kernels on an emulated processor without AVX2" qemu-user test_without_avx2
+    also "The kernels on emulated processors without AVX2 or F16C" qemu-user \
+      test_without_avx2_or_f16c
   fi
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
