@@ -63,6 +63,8 @@ constexpr bool has_the_promised_members() {
   static_assert(!std::is_convertible_v<Eigen::Index, Layer>);  // explicit
   static_assert(!std::is_constructible_v<Layer, Eigen::Index, double, double>);
   static_assert(!std::is_constructible_v<Layer, Eigen::Index, double>);
+  static_assert(!std::is_constructible_v<Layer, Eigen::Index, float>);
+  static_assert(!std::is_constructible_v<Layer, Eigen::Index, int>);
   return true;
 }
 static_assert(has_the_promised_members<BatchNorm1d<float>>());
@@ -133,6 +135,15 @@ TEST_CASE("a layer starts in training mode with gamma 1, beta 0, mean 0 and vari
   CHECK(layer.grad_beta() == zeros);
   CHECK(layer.running_mean() == zeros);
   CHECK(layer.running_var() == ones);
+}
+
+TEST_CASE("{} in the place of options stands for the default options", "[instantiate]") {
+  const BatchNorm2d<float> layer(64, {});
+  CHECK(layer.num_features() == 64);
+  CHECK(layer.options().eps == Options().eps);
+  CHECK(layer.options().momentum == Options().momentum);
+  CHECK(layer.gamma().size() == 64);
+  CHECK(BatchNorm1d<double>(3, {}).running_var() == Eigen::Vector3d::Ones());
 }
 
 TEST_CASE("what an option switches off has length 0", "[instantiate]") {

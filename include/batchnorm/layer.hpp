@@ -81,7 +81,8 @@ class BatchNorm {
     grad_beta_ = Vector::Zero(beta_.size());
     reset_running_stats();
   }
-  BatchNorm(Index, double, double = 0) = delete;  // say which: Options o; o.eps = 1e-5;
+  template <class Number, std::enable_if_t<std::is_arithmetic_v<Number>, int> = 0>
+  BatchNorm(Index, Number, double = 0) = delete;  // say which: Options o; o.eps = 1e-5;
 
   // Forward. -----------------------------------------------------------------------------------
 
