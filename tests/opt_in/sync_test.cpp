@@ -3,9 +3,13 @@
 // wrong on all, and nobody waits for ever.
 #define EIGEN_USE_THREADS
 
+#include <dlfcn.h>
+#include <pthread.h>
+
 #include <atomic>
 #include <batchnorm/moments.hpp>
 #include <batchnorm/sync.hpp>
+#include <cerrno>
 #include <cmath>
 #include <memory>
 #include <stdexcept>
@@ -29,6 +33,34 @@ using testing::Index;
 using testing::same_bits;
 using testing::same_state;
 using testing::Values;
+
+#if !defined(__GLIBC__)
+#define CANNOT_REPLACE_PTHREAD_CREATE
+#elif defined(__clang__)  // whose sanitizers have a pthread_create that dlsym does not find
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define CANNOT_REPLACE_PTHREAD_CREATE
+#endif
+#endif
+
+namespace {
+
+std::atomic<int> threads_allowed{-1};  // how many more may be started; -1: any number
+
+}  // namespace
+
+#if !defined(CANNOT_REPLACE_PTHREAD_CREATE)
+/// Takes the place of the C library's, for std::thread too, and calls it unless no more threads are
+/// allowed.
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes,
+                              void* (*body)(void*), void* argument) noexcept {
+  if (threads_allowed == 0) return EAGAIN;
+  if (threads_allowed > 0) --threads_allowed;
+  static const auto next =
+      reinterpret_cast<int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*)>(
+          dlsym(RTLD_NEXT, "pthread_create"));
+  return next(thread, attributes, body, argument);
+}
+#endif
 
 namespace {
 
@@ -348,6 +380,45 @@ TEST_CASE("a replica that ends leaves nobody waiting", "[sync]") {
     static_cast<void>(sync.forward(MatrixXd::Zero(4, 1 + world.rank())));
   });
   check_same_error(channels, {"expected as many numbers from every rank"});
+}
+
+TEST_CASE("if a rank's thread cannot be started, the others end and run() throws", "[sync]") {
+#if defined(CANNOT_REPLACE_PTHREAD_CREATE)
+  WARN("skipped: the program cannot replace pthread_create here, so that no thread fails to start");
+#else
+  Replicas replicas(3);
+  for (int started = 0; started < 3; ++started) {
+    for (const bool exchange : {true, false}) {
+      INFO(started << " threads of 3 start, " << (exchange ? "" : "not ")
+                   << "to wait for the others");
+      std::atomic<int> begun{0}, refused{0};
+      threads_allowed = started;
+      check_throws<std::runtime_error>(
+          {"[Replicas::run] expected a thread for each of 3 ranks, got " + std::to_string(started),
+           std::generic_category().message(EAGAIN)},
+          [&] {
+            replicas.run([&](Communicator& world) {
+              ++begun;
+              if (!exchange) return;
+              try {
+                static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(1)));
+              } catch (const std::runtime_error&) {
+                ++refused;
+                throw;
+              }
+            });
+          });
+      threads_allowed = -1;
+      CHECK(begun == started);
+      CHECK(refused == (exchange ? started : 0));
+    }
+  }
+  std::atomic<int> done{0};
+  replicas.run([&](Communicator& world) {  // they can run again
+    if (world.all_gather(Eigen::VectorXd::Ones(1)).sum() == 3) ++done;
+  });
+  CHECK(done == 3);
+#endif
 }
 
 TEST_CASE("layers that differ between ranks are refused where the exchange does not tell",

@@ -5,7 +5,9 @@
 #include <exception>
 #include <memory>
 #include <mutex>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -41,22 +43,30 @@ class Replicas {
   void leave(int rank) { member(rank).leave(); }
 
   /// Calls work(communicator) on a thread for each rank, and waits for them all. What the first one
-  /// to fail threw is thrown again then.
+  /// to fail threw is thrown again then. Throws std::runtime_error if a thread cannot be started: the
+  /// ranks that were started end first, and those that wait for an exchange get an error.
   template <class Work>
   void run(const Work& work) {
     std::exception_ptr first;
     std::mutex mutex;
+    const auto keep_first = [&](const std::exception_ptr& error) {
+      const std::lock_guard<std::mutex> lock(mutex);
+      if (!first) first = error;
+    };
     std::vector<std::thread> threads;
+    threads.reserve(members_.size());
     meeting_->reopen();
-    for (Member& one : members_) {
-      threads.emplace_back([&] {
-        std::exception_ptr mine = caught([&] { work(static_cast<Communicator&>(one)); });
-        if (mine) {
-          const std::lock_guard<std::mutex> lock(mutex);
-          if (!first) first = std::move(mine);
-        }
-        one.leave();  // after its error is known to be the first
-      });
+    const std::exception_ptr not_started = caught([&] {
+      for (Member& one : members_) {
+        start(threads, [&] {
+          keep_first(caught([&] { work(static_cast<Communicator&>(one)); }));
+          one.leave();  // after its error is known to be the first
+        });
+      }
+    });
+    if (not_started) {
+      keep_first(not_started);
+      members_[threads.size()].leave();  // so that the ranks before it do not wait for it
     }
     for (std::thread& thread : threads) thread.join();
     if (first) std::rethrow_exception(first);
@@ -139,6 +149,21 @@ class Replicas {
                                                         std::to_string(rank));
     }
     return members_[static_cast<std::size_t>(rank)];
+  }
+  /// Starts the next rank's thread.
+  template <class Body>
+  void start(std::vector<std::thread>& threads, const Body& body) const {
+#if defined(__cpp_exceptions)
+    try {
+      threads.emplace_back(body);
+    } catch (const std::system_error& error) {
+      detail::fail<std::runtime_error>("[Replicas::run] expected a thread for each of " +
+                                       std::to_string(size()) + " ranks, got " +
+                                       std::to_string(threads.size()) + ": " + error.what());
+    }
+#else
+    threads.emplace_back(body);
+#endif
   }
   template <class F>
   [[nodiscard]] static std::exception_ptr caught(const F& f) {
