@@ -21,6 +21,7 @@ std::string layout_name(const Cell& cell) {
   if (cell.order == Order::column_major) name += ", column-major";
   if (cell.type == Type::float16) name += ", half";
   if (cell.type == Type::bfloat16) name += ", bfloat16";
+  if (cell.type == Type::float64) name += ", double";
   return name;
 }
 

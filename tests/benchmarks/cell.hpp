@@ -11,7 +11,7 @@ namespace bench {
 enum class Operation { forward, backward, inference };    // forward in training
 enum class Layout { nchw, nhwc, nc };                     // the order of the axes
 enum class Order { row_major, column_major };             // which of them is the fastest
-enum class Type { float32, float16, bfloat16, float64 };  // the last for accuracy alone
+enum class Type { float32, float16, bfloat16, float64 };  // double not beside peers
 
 struct Shape {
   std::ptrdiff_t n, c, h = 1, w = 1;

@@ -43,6 +43,7 @@ constexpr double eps = 1e-5;
 /// Each prepares everything that one call does not need, or returns null for what it cannot do.
 using Make = std::unique_ptr<Contender>(const Cell&, const Data&);
 BENCH_EXPORT Make make_ours, make_ours_portable;  // -march=native, and without
+BENCH_EXPORT Make make_old, make_new;             // two folders of headers, for versions.cpp
 BENCH_EXPORT Make make_torch;                     // at::native_batch_norm and its backward
 BENCH_EXPORT Make make_onednn;                    // in the cell's layout
 BENCH_EXPORT Make make_onednn_blocked;            // in oneDNN's own, for NCHW

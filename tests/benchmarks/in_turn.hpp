@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -18,6 +19,9 @@ struct Turns {
   double seconds = 3e-3;  // of one measurement: as many calls as fill it, at least one
   /// Between contenders: OpenMP's threads keep a core busy for some milliseconds after their work.
   std::chrono::milliseconds pause{0};
+  bool back_and_forth = false;  // every second round in the reverse order
+  /// After so many seconds no further round begins, once there are 5.
+  double seconds_in_all = std::numeric_limits<double>::infinity();
 };
 
 inline double seconds_of(int calls, const std::function<void()>& run) {
@@ -44,8 +48,13 @@ inline std::vector<std::vector<double>> in_turn(
   for (const auto& run : contenders) estimates.push_back(seconds_of_one(run, turns.seconds / 4));
   const double slow = 5 * median(estimates);
   std::vector<std::vector<double>> times(contenders.size());
+  const auto start = std::chrono::steady_clock::now();
   for (int round = 0; round < turns.rounds; ++round) {
-    for (std::size_t i = 0; i < contenders.size(); ++i) {
+    const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+    if (round >= 5 && spent.count() > turns.seconds_in_all) break;
+    const bool reverse = turns.back_and_forth && round % 2 == 1;
+    for (std::size_t turn = 0; turn < contenders.size(); ++turn) {
+      const std::size_t i = reverse ? contenders.size() - 1 - turn : turn;
       if (i > 0 && estimates[i] > slow && round % 5 != 0) {
         times[i].push_back(NAN);
         continue;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: MIT
 // Measures this library beside its peers and the limit of memory, and writes a report.
 #include <malloc.h>
-#include <unistd.h>  // isatty
 
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <sstream>
 #include <stdexcept>
 #include <thread>
 
 #include "busy.hpp"
+#include "console.hpp"
 #include "measure.hpp"
+#include "peers.hpp"
 #include "report.hpp"
 
 namespace {
@@ -47,24 +47,6 @@ std::size_t last_level_cache() {
   return kibibytes > 0 ? kibibytes << 10 : std::size_t{32} << 20;
 }
 
-int positive(const std::string& option, const std::string& text) {
-  char* end = nullptr;
-  const long number = std::strtol(text.c_str(), &end, 10);
-  if (text.empty() || *end != '\0' || number < 1 || number > 1000000) {
-    throw std::invalid_argument(option + " expects a positive number, got '" + text + "'");
-  }
-  return static_cast<int>(number);
-}
-
-std::vector<int> positives(const std::string& option, const std::string& list) {
-  std::vector<int> numbers;
-  std::istringstream stream(list);
-  for (std::string number; std::getline(stream, number, ',');) {
-    numbers.push_back(positive(option, number));
-  }
-  return numbers;
-}
-
 Options parse(int argc, char** argv) {
   Options options;
   for (int i = 1; i < argc; ++i) {
@@ -79,13 +61,13 @@ Options parse(int argc, char** argv) {
     } else if (option == "--filter") {
       options.filter = value();
     } else if (option == "--threads") {
-      options.threads = positives(option, value());
+      options.threads = bench::positives(option, value());
     } else if (option == "--pairs") {
-      options.settings.pairs = positive(option, value());
+      options.settings.pairs = bench::positive(option, value());
     } else if (option == "--portable") {
       options.settings.portable = true;
     } else if (option == "--cache") {
-      options.cache = static_cast<std::size_t>(positive(option, value())) << 20;
+      options.cache = static_cast<std::size_t>(bench::positive(option, value())) << 20;
     } else if (option == "--report") {
       options.report = value();
     } else if (option == "--list") {
@@ -105,13 +87,6 @@ Options parse(int argc, char** argv) {
                         options.threads.end());
   if (options.cache == 0) options.cache = last_level_cache();
   return options;
-}
-
-void show_progress(std::size_t done, std::size_t all, const std::string& name) {
-  const bool is_terminal = isatty(STDERR_FILENO) != 0;
-  if (!is_terminal && done % 10 != 0) return;
-  std::cerr << (is_terminal ? "\r\033[K" : "") << "[" << done << "/" << all << "] " << name
-            << (is_terminal ? "" : "\n") << std::flush;
 }
 
 /// What measure() returns; done again, once, where other programs had too much of the
@@ -151,15 +126,18 @@ int run(const Options& options) {
   const bench::ProcessorTime before = bench::ProcessorTime::now();
   const std::size_t all = cells.size() + resnets.size();
   for (const int threads : resnets) {
-    show_progress(resnet50.size(), all, "ResNet-50, " + std::to_string(threads) + " threads");
+    bench::show_progress(resnet50.size(), all,
+                         "ResNet-50, " + std::to_string(threads) + " threads");
+    const auto entries = bench::ours_and_peers_for_resnet50(threads, options.settings.portable);
     resnet50.push_back(
-        undisturbed([&] { return bench::measure_resnet50(threads, options.settings); }));
+        undisturbed([&] { return bench::measure_resnet50(threads, entries, options.settings); }));
   }
   for (const bench::Cell& cell : cells) {
-    show_progress(resnets.size() + results.size(), all, name_of(cell));
-    results.push_back(undisturbed([&] { return bench::measure(cell, options.settings); }));
+    bench::show_progress(resnets.size() + results.size(), all, name_of(cell));
+    const auto entries = bench::ours_and_peers(cell.threads, options.settings.portable);
+    results.push_back(undisturbed([&] { return bench::measure(cell, entries, options.settings); }));
   }
-  show_progress(all, all, "done");
+  bench::show_progress(all, all, "done");
   std::cerr << "\n";
   std::ofstream report(options.report);
   bench::write_report(report, results, resnet50, options.cache, options.settings,

@@ -10,31 +10,6 @@
 namespace bench {
 namespace {
 
-struct Entry {
-  std::string name;
-  Role role;
-  Make* make;
-  int threads;
-};
-
-/// Ours first.
-std::vector<Entry> entries(int threads, const Settings& settings) {
-  std::vector<Entry> all = {
-      {"batchnorm", Role::ours, settings.portable ? make_ours_portable : make_ours, threads},
-      {"PyTorch", Role::library, make_torch, threads},
-      {"oneDNN", Role::library, make_onednn, threads},
-      {"oneDNN " + onednn_blocked_layout(), Role::other_layout, make_onednn_blocked, threads},
-      {"Eigen loops", Role::by_hand, make_eigen_loops, threads},
-      {"Eigen Tensor", Role::by_hand, make_eigen_tensors, threads},
-      {"copy", Role::limit, make_copy, threads},
-      {"streamed copy", Role::limit, make_streamed_copy, threads}};
-  if (threads > 1) all.push_back({by_one_thread, Role::ours_otherwise, all.front().make, 1});
-  if (settings.portable) {
-    all.push_back({compiled_native, Role::ours_otherwise, make_ours, threads});
-  }
-  return all;
-}
-
 std::unique_ptr<Contender> make(const Entry& entry, Cell cell, const Data& data) {
   cell.threads = entry.threads;
   return entry.make(cell, data);
@@ -59,8 +34,12 @@ std::vector<Measured> timed(const std::vector<Entry>& entries,
                             const Settings& settings) {
   Turns turns;
   turns.rounds = settings.pairs;
+  turns.seconds = settings.seconds;
+  turns.seconds_in_all = settings.seconds_in_all;
+  turns.back_and_forth = settings.back_and_forth;
   if (threads > 1) turns.pause = std::chrono::milliseconds(5);
-  const auto times = in_turn(runs, turns);
+  auto times = in_turn(runs, turns);
+  for (auto& of_one : times) of_one = best_of(settings.best_of, of_one);
   std::vector<Measured> measured;
   for (std::size_t i = 0; i < entries.size(); ++i) {
     measured.push_back({entries[i].name, entries[i].role, median(times[i]),
@@ -87,13 +66,13 @@ const Measured* Result::named(const std::string& name) const {
   return nullptr;
 }
 
-Result measure(const Cell& cell, const Settings& settings) {
+Result measure(const Cell& cell, const std::vector<Entry>& entries, const Settings& settings) {
   const Memory memory(cell);
   std::vector<Entry> taking_part;
   std::vector<std::unique_ptr<Contender>> contenders;
   std::vector<std::function<void()>> runs;
   Values ours;
-  for (const Entry& entry : entries(cell.threads, settings)) {
+  for (const Entry& entry : entries) {
     auto contender = make(entry, cell, memory.data());
     if (!contender) continue;
     if (entry.role == Role::ours) {
@@ -109,14 +88,10 @@ Result measure(const Cell& cell, const Settings& settings) {
           timed(taking_part, runs, cell.threads, settings)};
 }
 
-Result measure_resnet50(int threads, const Settings& settings) {
+Result measure_resnet50(int threads, const std::vector<Entry>& taking_part,
+                        const Settings& settings) {
   const std::vector<Shape> layers = resnet50_layers(16);
   std::vector<Memory> memories;
-  std::vector<Entry> taking_part;
-  for (const Entry& entry : entries(threads, settings)) {
-    const bool wanted = entry.role != Role::limit && entry.make != make_eigen_tensors;
-    if (wanted) taking_part.push_back(entry);
-  }
   // Of each contender: forward through all layers, then backward from the last to the first.
   std::vector<std::vector<std::unique_ptr<Contender>>> networks(taking_part.size());
   for (const Operation operation : {Operation::forward, Operation::backward}) {

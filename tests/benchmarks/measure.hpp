@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// One cell measured: all contenders in turn, after the check that they compute the same.
+// Measures one cell: all contenders in turn, after the check that they compute the same.
 #pragma once
 
 #include <string>
 #include <vector>
 
-#include "cell.hpp"
+#include "contender.hpp"
 #include "in_turn.hpp"
 
 namespace bench {
@@ -17,6 +17,14 @@ enum class Role {
   other_layout,    // oneDNN's blocks of channels
   limit,           // what memory allows
   ours_otherwise,  // this library by one thread, or as compiled with -march=native
+};
+
+/// Who takes part in a measurement.
+struct Entry {
+  std::string name;
+  Role role;
+  Make* make;
+  int threads;
 };
 
 struct Measured {
@@ -44,16 +52,19 @@ struct Result {
 struct Settings {
   int pairs = 15;
   bool portable = false;  // ours is compiled without -march=native
+  // The same as in Turns:
+  double seconds = Turns{}.seconds, seconds_in_all = Turns{}.seconds_in_all;
+  bool back_and_forth = false;
+  int best_of = 1;  // so many consecutive rounds count as one, of which the fastest time is taken
 };
 
-constexpr const char* by_one_thread = "1 thread";
-constexpr const char* compiled_native = "-march=native";
-
-/// Throws std::runtime_error if a contender's result is not ours.
-[[nodiscard]] Result measure(const Cell& cell, const Settings& settings);
+/// The first entry is ours. Throws std::runtime_error if another one's result is not ours.
+[[nodiscard]] Result measure(const Cell& cell, const std::vector<Entry>& entries,
+                             const Settings& settings);
 
 /// Forward through the 53 batch-norm layers of ResNet-50 at batch 16, 224x224, then backward through
 /// them, each with memory of its own.
-[[nodiscard]] Result measure_resnet50(int threads, const Settings& settings);
+[[nodiscard]] Result measure_resnet50(int threads, const std::vector<Entry>& entries,
+                                      const Settings& settings);
 
 }  // namespace bench

@@ -31,6 +31,8 @@ void fill(void* values, const Cell& cell, testing::Random& random) {
   switch (cell.type) {
     case Type::float32:
       return fill<float>(values, cell.shape.size(), random);
+    case Type::float64:
+      return fill<double>(values, cell.shape.size(), random);
     case Type::float16:
       return fill<Eigen::half>(values, cell.shape.size(), random);
     default:
@@ -100,6 +102,9 @@ Values values_of(const Cell& cell, const Outcome& outcome) {
     case Type::float32:
       values.out = floats<float>(outcome.out, size);
       break;
+    case Type::float64:
+      values.out = floats<double>(outcome.out, size);
+      break;
     case Type::float16:
       values.out = floats<Eigen::half>(outcome.out, size);
       break;
@@ -119,6 +124,8 @@ double tolerance(const Cell& cell) {
   switch (cell.type) {
     case Type::float32:
       return 1e-3;
+    case Type::float64:  // values_of() rounds to float
+      return 1e-5;
     case Type::float16:
       return 5e-3;
     default:

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// This library. Compiled twice, with -march=native and without.
+// This library. It is compiled twice: with other compiler flags or from another folder of headers.
+// BENCH_MAKE names the function that makes the contender.
 #define EIGEN_USE_THREADS
 #include <batchnorm/batchnorm.hpp>
 #include <map>
@@ -105,10 +106,10 @@ std::unique_ptr<Contender> of_type(const Cell& cell, const Data& data) {
 
 }  // namespace
 
-#ifdef BENCH_PORTABLE
-#define make_ours make_ours_portable
+#ifndef BENCH_MAKE
+#define BENCH_MAKE make_ours
 #endif
-std::unique_ptr<Contender> make_ours(const Cell& cell, const Data& data) {
+std::unique_ptr<Contender> BENCH_MAKE(const Cell& cell, const Data& data) {
   switch (cell.type) {
     case Type::float32:
       return of_type<float>(cell, data);

@@ -2,57 +2,19 @@
 #include "report.hpp"
 
 #include <algorithm>
-#include <cstdio>
-#include <fstream>
 #include <map>
 #include <set>
 #include <string>
 #include <thread>
 
 #include "contender.hpp"
+#include "markdown.hpp"
+#include "peers.hpp"
 
 namespace bench {
 namespace {
 
 const std::vector<std::string> operations = {"forward", "backward", "inference"};
-
-std::string number(double value, const char* format) {
-  if (std::isnan(value)) return "";
-  char text[32];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
-std::string times(double ratio) { return number(ratio, "%.2f"); }
-std::string percent(double share) { return number(100 * share, "%.0f %%"); }
-std::string interval(const Interval& ratio) {
-  return times(ratio.median) + " [" + times(ratio.low) + ", " + times(ratio.high) + "]";
-}
-std::string duration(double seconds) {
-  return seconds < 1e-3 ? number(seconds * 1e6, "%.3g us") : number(seconds * 1e3, "%.3g ms");
-}
-
-#if defined(__clang__)
-constexpr const char* compiler = "clang " __clang_version__;
-#else
-constexpr const char* compiler = "g++ " __VERSION__;
-#endif
-
-std::string cpu_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown processor";
-}
-
-void write_row(std::ostream& out, const std::vector<std::string>& cells) {
-  for (const std::string& cell : cells) out << "| " << cell << " ";
-  out << "|\n";
-}
-void write_head(std::ostream& out, const std::vector<std::string>& cells) {
-  write_row(out, cells);
-  write_row(out, std::vector<std::string>(cells.size(), "---"));
-}
 
 /// The geometric mean of value(result) over those of a layout, an operation and so many threads
 /// for which it is defined.

@@ -5,6 +5,9 @@
 #   sh tests/benchmarks/run.sh --quick          few shapes, fewer pairs: 3 minutes
 #   sh tests/benchmarks/run.sh --filter TEXT    only cells whose name contains TEXT
 #   sh tests/benchmarks/run.sh --portable       batchnorm compiled for any processor, not for this one
+#   sh tests/benchmarks/run.sh --o2             batchnorm compiled by plain -O2, beside -O3 -march=native
+#                                               and without peers: 3 minutes. It takes the options of
+#                                               versions.sh, which it runs
 # More options: --threads LIST, --pairs N, --cache MIB, --list. Builds in build/benchmarks and writes
 # report.md there. INCLUDE names another folder of headers to measure.
 set -eu
@@ -14,14 +17,23 @@ report=$build/report.md
 include=${INCLUDE:-$root/include}
 . "$root/tests/packages.sh"
 
-everything=yes compile_pairs=7
+everything=yes compile_pairs=7 o2=
 for option; do
   case $option in
-    --help) sed -n '3,10s/^# //p' "$0"; exit 0 ;;
+    --o2) o2=yes ;;
+    --help) sed -n '3,13s/^# //p' "$0"; exit 0 ;;
     --quick) compile_pairs=3 ;;
     --filter | --list) everything= ;;
   esac
 done
+
+if [ "$o2" ]; then # the time by -O2 divided by that by -O3 -march=native: above 1, -O2 is slower
+  for option; do
+    shift
+    [ "$option" = --o2 ] || set -- "$@" "$option"
+  done
+  exec sh "$root/tests/benchmarks/versions.sh" "$include" "$include" --old-flags "-O2" "$@"
+fi
 
 need_packages g++ cmake make pkg-config libeigen3-dev libbenchmark-dev libtorch-dev libdnnl-dev
 

@@ -59,6 +59,21 @@ inline Verdict verdict(const Interval& ratio) {
   return Verdict::undecided;
 }
 
+/// The smallest of each `group` consecutive values; a last group that is not full is left out, unless
+/// it is the only one.
+inline std::vector<double> best_of(int group, const std::vector<double>& values) {
+  std::vector<double> result;
+  auto begin = values.begin();
+  while (values.end() - begin >= group) {
+    result.push_back(*std::min_element(begin, begin + group));
+    begin += group;
+  }
+  if (result.empty() && !values.empty()) {
+    result.push_back(*std::min_element(values.begin(), values.end()));
+  }
+  return result;
+}
+
 /// a[i] / b[i], of measurements made in the same round.
 inline std::vector<double> ratios(const std::vector<double>& a, const std::vector<double>& b) {
   std::vector<double> result(a.size());

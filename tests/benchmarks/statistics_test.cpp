@@ -60,6 +60,28 @@ TEST_CASE("The geometric mean of a ratio and its inverse is 1") {
   CHECK(bench::geometric_mean({2, 8}) == Approx(4));
 }
 
+TEST_CASE("The best of groups of rounds") {
+  CHECK(bench::best_of(1, {3, 1, 2}) == std::vector<double>{3, 1, 2});
+  CHECK(bench::best_of(2, {3, 1, 2, 4, 0}) == std::vector<double>{1, 2});
+  CHECK(bench::best_of(9, {3, 1, 2}) == std::vector<double>{1});
+  CHECK(bench::best_of(2, {}).empty());
+}
+
+TEST_CASE("Contenders that take turns back and forth, until the time is up") {
+  std::vector<int> turns;
+  bench::Turns plan;
+  plan.rounds = 100;
+  plan.seconds = 1e-9;
+  plan.seconds_in_all = 0;  // but 5 rounds at least
+  plan.back_and_forth = true;
+  const auto contender = [&](int id) { return [&turns, id] { turns.push_back(id); }; };
+  const auto times = bench::in_turn({contender(0), contender(1)}, plan);
+  CHECK(times[0].size() == 5);
+  CHECK(times[1].size() == 5);
+  turns.erase(turns.begin(), turns.end() - 10);  // what was there before are estimates
+  CHECK(turns == std::vector<int>{0, 1, 1, 0, 0, 1, 1, 0, 0, 1});
+}
+
 TEST_CASE("Contenders take turns, and one that is far slower sits out most rounds") {
   std::vector<int> turns;
   const auto contender = [&](int id, std::chrono::milliseconds duration) {
