@@ -67,7 +67,8 @@ try_cell() {
   esac
   cmake -S "$root" -B "$build" -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
     -DCMAKE_CXX_STANDARD="$standard" -DCMAKE_CXX_EXTENSIONS=OFF -DCMAKE_CXX_FLAGS="$*" \
-    -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=OFF || return 1
+    -DBATCHNORM_TESTS=ON -DBATCHNORM_ALL_TESTS=OFF -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_WERROR=ON ||
+    return 1
   # shellcheck disable=SC2086  # a list, meant to split
   cmake --build "$build" -j "$jobs" --target $programs || return 1
   (cd "$build" && ctest --output-on-failure -j "$jobs" -E "$without" \

@@ -23,7 +23,8 @@ programs="$(cd "$root/tests" && ls ./*_test.cpp opt_in/*_test.cpp |
 build() {
   mkdir -p "$folder"
   cmake -S "$root" -B "$folder" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O0 \
-    -DCMAKE_CXX_COMPILER="$1" -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_MPI=ON \
+    -DCMAKE_CXX_COMPILER="$1" -DBATCHNORM_TESTS=ON -DBATCHNORM_EXAMPLES=OFF \
+    -DBATCHNORM_MPI=ON -DBATCHNORM_WERROR=ON \
     -DCMAKE_CXX_FLAGS="$2" >"$folder/configure.log" 2>&1 || {
     cat "$folder/configure.log" >&2
     return 1

@@ -20,7 +20,7 @@ build() {
   shift
   mkdir -p "$folder"
   if ! cmake -S "$root" -B "$folder" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG="-O1 -g1" \
-      -DBATCHNORM_EXAMPLES=OFF "$@" >"$folder/configure.log" 2>&1; then
+      -DBATCHNORM_TESTS=ON -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_WERROR=ON "$@" >"$folder/configure.log" 2>&1; then
     cat "$folder/configure.log" >&2
     return 1
   fi

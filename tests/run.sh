@@ -16,8 +16,8 @@ build_and_test() {
   build=$root/build/$1
   shift
   mkdir -p "$build"
-  if ! cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og "$@" \
-      >"$build/configure.log" 2>&1; then
+  if ! cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og \
+      -DBATCHNORM_TESTS=ON -DBATCHNORM_WERROR=ON "$@" >"$build/configure.log" 2>&1; then
     cat "$build/configure.log" >&2
     return 1
   fi

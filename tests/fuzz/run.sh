@@ -86,7 +86,8 @@ mkdir -p "$build" "$failures"
 echo "Building in $build" >&2
 # shellcheck disable=SC2046  # names of targets, meant to split
 if ! { cmake -S "$root" -B "$build" -DCMAKE_CXX_COMPILER="$cxx" -DCMAKE_BUILD_TYPE=None \
-         -DBATCHNORM_TESTS=OFF -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_FUZZ=ON &&
+         -DBATCHNORM_TESTS=OFF -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_FUZZ=ON \
+         -DBATCHNORM_WERROR=ON &&
        cmake --build "$build" -j "$jobs" --target $(printf 'fuzz_%s ' "$@"); } >"$build/build.log" 2>&1
 then
   cat "$build/build.log" >&2
