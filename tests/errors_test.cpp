@@ -3,6 +3,7 @@
 
 #include <batchnorm/batchnorm.hpp>
 #include <stdexcept>
+#include <string>
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <utility>
 
@@ -122,6 +123,31 @@ TEST_CASE("a wrong number of channels is refused for every rank, matrix and chan
   check_refused<std::invalid_argument>(
       channels_last, {"[BatchNorm2d::forward] expected 3 channels, got 4 in (3, 3, 3, 4)"},
       [&] { static_cast<void>(channels_last.forward(filled(Tensor4(3, 3, 3, 4), 8))); });
+}
+
+TEST_CASE("a wrong number of channels that looks like a known mistake says which", "[errors]") {
+  BatchNorm1d<float> one(3);
+  const auto says = [](auto& layer, const char* message, const auto& x) {
+    check_refused<std::invalid_argument>(layer, {message},
+                                         [&] { static_cast<void>(layer.forward(x)); });
+  };
+  says(one, "got 100 in (3, 100): samples in columns? x.transpose()", Matrix(Matrix::Ones(3, 100)));
+  says(one, "got 1 in (3, 1): one sample? x.transpose()",
+       Eigen::VectorXf(Eigen::VectorXf::Ones(3)));
+  BatchNorm2d<float> first(3);
+  says(first, "got 5 in (4, 5, 5, 3): channels last? See ChannelAxis",
+       filled(Tensor4(4, 5, 5, 3), 14));
+  Options options;
+  options.channel_axis = ChannelAxis::last;
+  BatchNorm2d<float> last(3, options);
+  says(last, "got 5 in (4, 3, 5, 5): channels first? See ChannelAxis",
+       filled(Tensor4(4, 3, 5, 5), 15));
+  try {
+    static_cast<void>(first.forward(filled(Tensor4(3, 4, 5, 5), 16)));
+  } catch (const std::invalid_argument& e) {
+    CHECK(e.what() ==
+          std::string("[BatchNorm2d::forward] expected 3 channels, got 4 in (3, 4, 5, 5)"));
+  }
 }
 
 TEST_CASE("y of another shape than x is refused, and not written", "[errors]") {

@@ -91,6 +91,7 @@ void use_all(X x) {
   layer.backward(saved, x, y, dx);
   CHECK(saved.count == x.size() / 2);
   CHECK(saved.mean.size() == 2);
+  CHECK(saved.var.size() == 2);
   CHECK(saved.inv_std.size() == 2);
   layer.train();
   CHECK(layer.is_training());
@@ -100,6 +101,9 @@ void use_all(X x) {
   CHECK(layer.is_training());
   layer.eval();
   CHECK_FALSE(layer.is_training());
+  const Layer& shared = layer;
+  y = shared.infer(x);
+  shared.infer(x, y);
   CHECK(layer.num_batches_tracked() == 2);
   layer.set_momentum(batchnorm::Momentum::cumulative());
   layer.set_device(nullptr);
@@ -160,4 +164,53 @@ TEST_CASE("what an option switches off has length 0", "[instantiate]") {
   CHECK(shifting.grad_gamma().size() == 0);
   CHECK(shifting.beta().size() == 3);
   CHECK(shifting.grad_beta().size() == 3);
+}
+
+TEST_CASE("empty braces stand for the default options", "[instantiate]") {
+  const BatchNorm2d<float> layer(64, {});
+  CHECK(layer.num_features() == 64);
+  CHECK(layer.options().eps == 1e-5);
+}
+
+TEST_CASE("saved() holds the population variance, in eval mode the running variance",
+          "[instantiate]") {
+  Eigen::MatrixXd x(4, 2);
+  x << 1, 10, 2, 10, 3, 10, 6, 10;
+  BatchNorm1d<double> layer(2);
+  static_cast<void>(layer.forward(x));
+  CHECK(layer.saved().mean == Eigen::Vector2d(3, 10));
+  CHECK(layer.saved().var == Eigen::Vector2d(3.5, 0));
+  CHECK(layer.saved().batch_statistics);
+  layer.eval();
+  layer.running_var() << 4, 9;
+  static_cast<void>(layer.forward(x));
+  CHECK(layer.saved().var == Eigen::Vector2d(4, 9));
+  CHECK(layer.saved().mean == layer.running_mean());
+  CHECK_FALSE(layer.saved().batch_statistics);
+}
+
+TEST_CASE("with eps 0 a constant channel gives beta and no gradient, others are as ever",
+          "[instantiate]") {
+  Options options;
+  options.eps = 0;
+  BatchNorm1d<float> layer(2, options);
+  layer.gamma() << 2, 3;
+  layer.beta() << -1, 5;
+  Eigen::MatrixXf x(2, 2), dy(2, 2);
+  x << 1, 7, 3, 7;
+  dy << 1, 2, 4, 3;
+  const Eigen::MatrixXf y = layer.forward(x);
+  CHECK(y.col(0) == Eigen::Vector2f(-3, 1));
+  CHECK(y.col(1) == Eigen::Vector2f(5, 5));
+  CHECK(layer.saved().inv_std == Eigen::Vector2d(1, 0));
+  const Eigen::MatrixXf dx = layer.backward(x, dy);
+  CHECK(dx == Eigen::MatrixXf::Zero(2, 2));  // two values determine x_hat: -1 and 1
+  CHECK(layer.grad_gamma() == Eigen::Vector2f(3, 0));
+  CHECK(layer.grad_beta() == Eigen::Vector2f(5, 5));
+  layer.running_var() << 0, 4;
+  layer.running_mean() << 1, 3;
+  layer.eval();
+  CHECK(layer.forward(x).col(0) == Eigen::Vector2f(-1, -1));
+  CHECK(layer.infer(x).col(1) == Eigen::Vector2f(11, 11));
+  CHECK(layer.folded().scale == Eigen::Vector2f(0, 1.5f));
 }

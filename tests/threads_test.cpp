@@ -251,7 +251,7 @@ TEST_CASE("a task alone is done by the caller, and a helper that comes meanwhile
   Eigen::ThreadPool pool(1);
   const Eigen::ThreadPoolDevice device(&pool, 2);
   pool.Schedule([ready = finished.get_future().share()] { ready.wait(); });
-  const batchnorm::detail::Workers workers(device);
+  const batchnorm::detail::Workers workers = batchnorm::detail::workers_of(device);
   std::atomic<int> done{0};
   workers.run(2, 4, [&](Index) { ++done; });  // sends for a helper, which waits in the pool
   CHECK(done == 4);

@@ -2,12 +2,10 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <cmath>
-#include <string>
 #include <type_traits>
 
 #include "batchnorm/channel_affine.hpp"
-#include "batchnorm/detail/elements.hpp"
+#include "batchnorm/detail/for_each_element.hpp"
 #include "batchnorm/layer.hpp"
 
 // Folds a batch norm in eval mode into the layer before it, or into a linear layer after it. With
@@ -18,20 +16,20 @@
 //   after:   W (scale * (x - center) + shift) + b = W' x + b'  W' = W * scale, by input feature
 //                                                              b' = b + W (shift - scale * center)
 //
-// All is computed in double and rounded once to the weights' type; nothing is changed. A following
-// convolution is left out: the zeros that pad its input stand for 0 behind the batch norm, and would
-// stand for something else before it.
+// It computes in double, rounds once to the type of the weights, and changes no argument. It does
+// not fold into a convolution after the batch norm: that convolution pads with zeros behind the
+// batch norm, and no value in front of it stands for them in all channels.
 //
-// `norm` is a BatchNorm1d, 2d or 3d that tracks running statistics, or a ChannelAffine. `weight` is a
-// tensor or, for linear layers, a matrix, of any storage order; `bias` a vector, or {} for none. Errors
-// are std::invalid_argument for weights that do not fit, or that leave their type's range, and
-// std::logic_error for a layer that cannot be folded.
+// `norm` is a BatchNorm1d, 2d or 3d that tracks running statistics, or a ChannelAffine. `weight` is
+// a tensor or, for linear layers, a matrix, of any storage order; `bias` is a vector, or {} for
+// none. Throws std::invalid_argument for weights that do not fit or leave the range of their type,
+// and std::logic_error for a layer that cannot be folded.
 namespace batchnorm {
 
 /// The axes of a linear layer's weights: y = W x (PyTorch), or y = x W (Keras, Flax).
 enum class LinearLayout { out_in, in_out };
 
-/// The axes of a convolution's weights, here for two dimensions; those for one and three go alike.
+/// The axes of a convolution's weights, named for two dimensions. One and three are alike.
 enum class ConvLayout {
   oihw,  ///< PyTorch, ONNX; with groups (O, I / groups, H, W), depthwise (O, 1, H, W)
   hwio,  ///< Keras, Flax, TensorFlow; with groups (H, W, I / groups, O)
@@ -44,16 +42,16 @@ enum class TransposedConvLayout {
   hwoi   ///< Keras
 };
 
-/// What replaces a layer's weights, or takes a bias where there was none.
+/// A layer's new weights and bias.
 template <class Weight>
 struct FoldedWeights {
-  Weight weight;                                                   ///< of the shape it had
+  Weight weight;                                                   ///< of the old shape
   Eigen::Matrix<typename Weight::Scalar, Eigen::Dynamic, 1> bias;  ///< (O)
 };
 
 namespace detail {
 
-/// The plain type of weights passed as X, and of their bias.
+/// The plain type of weights that are passed as X, and the type of their bias.
 template <class X>
 using PlainWeight = typename Argument<X>::Plain;
 template <class X>
@@ -63,10 +61,8 @@ using BiasOf = Eigen::Matrix<typename Argument<X>::Scalar, Eigen::Dynamic, 1>;
 template <class Scalar, int spatial>
 [[nodiscard]] ChannelAffine<double> unrounded_map(const BatchNorm<Scalar, spatial>& bn) {
   ChannelAffine<double> map = bn.folded().template cast<double>();
-  for (Index c = 0; c < map.scale.size(); ++c) {
-    const double gamma = bn.options().scale ? static_cast<double>(bn.gamma()[c]) : 1.0;
-    map.scale[c] = gamma / std::sqrt(static_cast<double>(bn.running_var()[c]) + bn.options().eps);
-  }
+  for (Index c = 0; c < map.scale.size(); ++c)
+    map.scale[c] = bn.core().eval_map(c).gamma * bn.core().eval_map(c).inv_std;
   return map;
 }
 template <class Param>
@@ -77,27 +73,20 @@ template <class Param>
 template <class Scalar>
 [[nodiscard]] Scalar rounded_weight(double v, const Where& where) {
   const auto rounded = static_cast<Scalar>(narrow<ParamOf<Scalar>>(v));
-  if (is_finite(v) && !is_finite(static_cast<double>(rounded))) {
-    where.invalid("expected folded weights in the range of their type, got " + number(v));
-  }
+  if (is_finite(v) && !is_finite(static_cast<double>(rounded)))
+    where.invalid({"expected folded weights in the range of their type, got ", v});
   return rounded;
 }
-
-inline void check_fold(const char* what, Index channels, Index expected, const Shape& weight,
-                       const Where& where) {
-  if (channels == expected) return;
-  where.invalid("expected " + std::to_string(expected) + " " + what +
-                ", as the batch norm has, got " + std::to_string(channels) + " in weights of " +
-                weight.text());
-}
+/// The bias in double, zeros if there is none.
 template <class Bias>
-void check_bias(const Bias& bias, Index expected, const Where& where) {
-  if (bias.size() == 0 || bias.size() == expected) return;
-  where.invalid("expected a bias of length " + std::to_string(expected) + " or none, got " +
-                std::to_string(bias.size()));
+[[nodiscard]] Eigen::VectorXd checked_bias(const Bias& bias, Index length, const Where& where) {
+  if (bias.size() == 0) return Eigen::VectorXd::Zero(length);
+  if (bias.size() != length)
+    where.invalid({"expected a bias of length ", length, " or none, got ", bias.size()});
+  return bias.template cast<double>();
 }
 
-/// Folds into the layer before. output_of(index) is a weight's output channel, of which there are
+/// Folds into the layer before. output_of(index) is the output channel of a weight, below
 /// `outputs`.
 template <class X, class Norm, class OutputOf>
 [[nodiscard]] FoldedWeights<PlainWeight<X>> fold_into_outputs(const X& weight,
@@ -109,16 +98,18 @@ template <class X, class Norm, class OutputOf>
   static_assert(is_supported_scalar<Scalar>,
                 "batchnorm: weights must be of float, double, Eigen::half or Eigen::bfloat16");
   const ChannelAffine<double> map = unrounded_map(norm);
-  FoldedWeights<PlainWeight<X>> folded{PlainWeight<X>(weight), BiasOf<X>(map.scale.size())};
-  check_fold("output channels", outputs, map.scale.size(), shape_of(folded.weight), where);
-  check_bias(bias, outputs, where);
+  FoldedWeights<PlainWeight<X>> folded{PlainWeight<X>(weight), BiasOf<X>(outputs)};
+  if (const Index channels = map.scale.size(); outputs != channels) {
+    where.invalid({"expected ", channels, " output channels, as the batch norm has, got ", outputs,
+                   " in weights of ", shape_of(folded.weight).text()});
+  }
+  const Eigen::VectorXd b = checked_bias(bias, outputs, where);
   for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
     w = rounded_weight<Scalar>(static_cast<double>(w) * map.scale[output_of(i)], where);
   });
   for (Index o = 0; o < outputs; ++o) {
-    const double b = bias.size() > 0 ? static_cast<double>(bias[o]) : 0.0;
     folded.bias[o] =
-        rounded_weight<Scalar>(map.scale[o] * (b - map.center[o]) + map.shift[o], where);
+        rounded_weight<Scalar>(map.scale[o] * (b[o] - map.center[o]) + map.shift[o], where);
   }
   return folded;
 }
@@ -131,7 +122,7 @@ constexpr void check_rank() {
 
 }  // namespace detail
 
-/// linear, then norm, as one linear layer.
+/// A linear layer, then norm, as one linear layer.
 template <class X, class Norm>
 [[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_linear(
     const X& weight, const detail::BiasOf<X>& bias, const Norm& norm,
@@ -143,7 +134,7 @@ template <class X, class Norm>
                                    {"batchnorm", "fold_into_linear"});
 }
 
-/// convolution, then norm, as one convolution: of one, two or three dimensions, with any stride,
+/// A convolution, then norm, as one convolution: in one, two or three dimensions, with any stride,
 /// padding, dilation and number of groups.
 template <class X, class Norm>
 [[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_conv(
@@ -163,8 +154,8 @@ template <class X, class Norm>
       weight, bias, norm, extents[axis], [axis](const auto& i) { return i[axis]; }, where);
 }
 
-/// transposed convolution, then norm, as one transposed convolution. `groups` is the layer's number of
-/// them, which its weights do not tell.
+/// A transposed convolution, then norm, as one transposed convolution. Its weights do not show the
+/// number of groups, so `groups` does.
 template <class X, class Norm>
 [[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_transposed_conv(
     const X& weight, const detail::BiasOf<X>& bias, const Norm& norm, Eigen::Index groups = 1,
@@ -176,10 +167,8 @@ template <class X, class Norm>
   const bool iohw = layout == TransposedConvLayout::iohw;
   const std::size_t input_axis = iohw ? 0 : last, output_axis = iohw ? 1 : last - 1;
   const Eigen::Index inputs = extents[input_axis], outputs_of_group = extents[output_axis];
-  if (groups < 1 || inputs % groups != 0) {
-    where.invalid("expected groups that divide " + std::to_string(inputs) +
-                  " input channels, got " + std::to_string(groups));
-  }
+  if (groups < 1 || inputs % groups != 0)
+    where.invalid({"expected groups that divide ", inputs, " input channels, got ", groups});
   return detail::fold_into_outputs(
       weight, bias, norm, outputs_of_group * groups,
       [&](const auto& i) {
@@ -188,8 +177,8 @@ template <class X, class Norm>
       where);
 }
 
-/// norm, then linear, as one linear layer. Where (N, C, H, W) was flattened between them, a channel has
-/// H * W features in a row; with ChannelAxis::last, for (N, H, W, C), channels take turns.
+/// norm, then a linear layer, as one linear layer. If (N, C, H, W) is flattened between the two,
+/// each channel has H * W features in a row. If (N, H, W, C) is flattened, use ChannelAxis::last.
 template <class X, class Norm>
 [[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_next_linear(
     const Norm& norm, const X& weight, const detail::BiasOf<X>& bias,
@@ -204,16 +193,12 @@ template <class X, class Norm>
   const Index inputs = shape.extents[1 - output_axis], outputs = shape.extents[output_axis];
   const Index channels = map.scale.size();
   if (channels == 0 || inputs == 0 || inputs % channels != 0) {
-    where.invalid("expected features of " + std::to_string(channels) +
-                  " channels, as the batch norm has, got " + std::to_string(inputs) +
-                  " in weights of " + shape.text());
+    where.invalid({"expected features of ", channels, " channels, as the batch norm has, got ",
+                   inputs, " in weights of ", shape.text()});
   }
-  detail::check_bias(bias, outputs, where);
-
+  Eigen::VectorXd b = detail::checked_bias(bias, outputs, where);
   FoldedWeights<detail::PlainWeight<X>> folded{detail::PlainWeight<X>(weight),
                                                detail::BiasOf<X>(outputs)};
-  Eigen::VectorXd b = Eigen::VectorXd::Zero(outputs);
-  if (bias.size() > 0) b = bias.template cast<double>();
   detail::for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
     const Index input = i[1 - output_axis];
     const Index c =

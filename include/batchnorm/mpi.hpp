@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// Ranks that are processes, of one machine or many, over MPI's C interface. CMake: find_package(
-// batchnorm COMPONENTS mpi), target batchnorm::mpi.
+// Ranks that are processes, on one machine or many, by MPI's C interface. For CMake, this is the
+// target batchnorm::mpi of find_package(batchnorm COMPONENTS mpi).
 //
 //   int main(int argc, char** argv) {
 //     batchnorm::MpiRanks(argc, argv).run([&](batchnorm::Communicator& world) {
@@ -11,7 +11,7 @@
 //     });
 //   }
 //
-//   mpirun -n 4 ./program                  (as root: mpirun --allow-run-as-root --oversubscribe -n 4)
+//   mpirun -n 4 ./program         (as root: mpirun --allow-run-as-root --oversubscribe -n 4)
 
 #ifndef OMPI_SKIP_MPICXX
 #define OMPI_SKIP_MPICXX 1  // the C interface alone
@@ -29,9 +29,9 @@
 
 namespace batchnorm {
 
-/// The processes of an MPI communicator. It works on a duplicate, so that its messages meet no
-/// others. What MPI itself finds wrong ends the job. Build and destroy it between MPI's
-/// initialization and its end, on all processes; calls come from one thread at a time.
+/// The processes of an MPI communicator. It works on a duplicate, so that its messages do not mix
+/// with others. An error that MPI finds ends the job. All processes construct it after MPI_Init,
+/// destroy it before MPI_Finalize, and call it from one thread at a time.
 class MpiCommunicator final : public Communicator {
  public:
   explicit MpiCommunicator(MPI_Comm processes = MPI_COMM_WORLD) {
@@ -45,8 +45,7 @@ class MpiCommunicator final : public Communicator {
     MPI_Op_free(&sum_in_order_);
     MPI_Comm_free(&comm_);
   }
-  MpiCommunicator(const MpiCommunicator&) = delete;
-  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
+  MpiCommunicator& operator=(MpiCommunicator&&) = delete;  // nor copies
 
   [[nodiscard]] int rank() const override { return rank_; }
   [[nodiscard]] int size() const override { return size_; }
@@ -58,8 +57,8 @@ class MpiCommunicator final : public Communicator {
     return all;
   }
 
-  /// By MPI_Allreduce, whose tree of additions keeps the ranks' order: an operation that MPI is told
-  /// not to commute is never reordered. So each rank has the same bits, in each run of as many.
+  /// MPI never reorders an operation that does not commute. So its tree of additions keeps the
+  /// order of the ranks, and all ranks and all runs of as many ranks have the same bits.
   [[nodiscard]] Eigen::VectorXd all_reduce(const Eigen::VectorXd& mine) override {
     Eigen::VectorXd sum(mine.size());
     MPI_Allreduce(mine.data(), sum.data(), checked(mine.size()), MPI_DOUBLE, sum_in_order_, comm_);
@@ -73,11 +72,10 @@ class MpiCommunicator final : public Communicator {
     for (int i = 0; i < *count; ++i) b[i] = a[i] + b[i];
   }
   [[nodiscard]] static int checked(Eigen::Index count) {
-    if (count > std::numeric_limits<int>::max()) {  // GCOV_EXCL_BR_LINE: takes 16 GB
-      // GCOV_EXCL_START: as above
-      detail::fail<std::length_error>("[MpiCommunicator] expected less than 2^31 numbers, got " +
-                                      std::to_string(count));
-    }  // GCOV_EXCL_STOP
+    if (count > std::numeric_limits<int>::max()) {     // GCOV_EXCL_BR_LINE: takes 16 GB
+      detail::fail<std::length_error>(detail::joined(  // GCOV_EXCL_LINE: as above
+          {"[MpiCommunicator] expected less than 2^31 numbers, got ", count}));
+    }
     return static_cast<int>(count);
   }
 
@@ -86,7 +84,7 @@ class MpiCommunicator final : public Communicator {
   int rank_ = 0, size_ = 1;
 };
 
-/// MPI from its start to its end, once in a program: the processes that mpirun started.
+/// The processes that mpirun started. Starts MPI and ends it, which a program may do once.
 class MpiRanks {
  public:
   MpiRanks(int& argc, char**& argv) {
@@ -94,11 +92,10 @@ class MpiRanks {
     MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &provided);
   }
   ~MpiRanks() { MPI_Finalize(); }
-  MpiRanks(const MpiRanks&) = delete;
-  MpiRanks& operator=(const MpiRanks&) = delete;
+  MpiRanks& operator=(MpiRanks&&) = delete;  // nor copies
 
-  /// Calls work(communicator). If it throws, its text is printed and the job ends with an error, on
-  /// all processes: none waits for one that is gone.
+  /// Calls work(communicator). If it throws, prints the message and ends the job with an error on
+  /// all processes, so that no process waits for one that has ended.
   template <class Work>
   void run(const Work& work) {
     MpiCommunicator world;

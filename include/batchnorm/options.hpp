@@ -2,15 +2,14 @@
 #pragma once
 
 #include <limits>
-#include <string>
 
 #include "batchnorm/detail/scalar.hpp"
 #include "batchnorm/error.hpp"
 
 namespace batchnorm {
 
-/// How much a new batch weighs in the running statistics. Libraries write it both ways round, so it
-/// has to be said:
+/// How much a new batch weighs in the running statistics. Some libraries state the weight of the
+/// new batch, others that of the old average, so the name says which it is:
 ///   weight_of_new(w):  running = (1 - w) * running + w * batch      (PyTorch's momentum)
 ///   weight_of_old(w):  running = w * running + (1 - w) * batch      (Keras, Flax, ONNX)
 ///   cumulative():      running = the plain average of all batches   (PyTorch's momentum=None)
@@ -43,27 +42,27 @@ class Momentum {
 /// normalized by the population variance, / n.
 enum class VarianceEstimate { unbiased, population };
 
-/// Where the channel stands in your tensors: (N, C, ...) or (N, ..., C).
+/// Which axis of your tensors is the channel: the second, (N, C, ...), or the last, (N, ..., C).
 enum class ChannelAxis { first, last };
 
-/// What to do with one value per channel where batch statistics are used: its variance is 0.
+/// What to do with one value per channel, whose variance is 0, where batch statistics are used.
 enum class SingleValue {
-  reject,       ///< std::invalid_argument; so is an empty batch in training
+  reject,       ///< std::invalid_argument, as for an empty batch in training
   use_running,  ///< normalize with the running statistics and leave them as they are
-  accept        ///< y = beta, dx = 0; an unbiased running variance is left as it is
+  accept        ///< y = beta, dx = 0; an unbiased running variance stays as it is
 };
 
-/// What to do with a channel whose batch statistics are infinite or NaN. y carries them, unless
-/// rejected.
+/// What to do with a channel whose batch statistics are infinite or NaN. Unless they are rejected,
+/// the channel's y is computed with them.
 enum class NonFinite {
   skip_update,  ///< the channel's running statistics stay as they were
   propagate,    ///< they take the infinities and NaNs, as PyTorch's do
   reject        ///< std::domain_error; nothing is changed or written
 };
 
-/// A layer's options; validated when a layer is built.
+/// A layer's options. The layer's constructor validates them. Where var + eps is 0, x_hat is 0.
 struct Options {
-  double eps = 1e-5;  ///< added to the variance; finite, at least numeric_limits<Param>::min()
+  double eps = 1e-5;  ///< added to var; finite, 0 or at least numeric_limits<Param>::min()
   Momentum momentum = Momentum::weight_of_new(0.1);
   VarianceEstimate running_variance = VarianceEstimate::unbiased;
   bool scale = true;                ///< learn gamma
@@ -73,7 +72,7 @@ struct Options {
   SingleValue single_value = SingleValue::reject;
   NonFinite non_finite = NonFinite::skip_update;
 
-  /// Defaults of other libraries, whose numbers a layer then gives.
+  /// The defaults of other libraries: a layer with these options computes what theirs computes.
   [[nodiscard]] static Options pytorch() { return {}; }
   [[nodiscard]] static Options keras() { return averaging_population(1e-3, 0.99); }
   [[nodiscard]] static Options flax() { return averaging_population(1e-5, 0.99); }
@@ -96,22 +95,19 @@ namespace detail {
 
 inline void validate(Momentum momentum, const Where& where) {
   const double w = momentum.weight_of_new();
-  if (!is_finite(w) || w < 0 || w > 1) {
-    where.invalid("expected a momentum weight in [0, 1], got " + number(w));
-  }
+  const bool is_valid = is_finite(w) && w >= 0 && w <= 1;
+  if (!is_valid) where.invalid({"expected a momentum weight in [0, 1], got ", w});
 }
 
 template <class Param>
-void validate(const Options& options, const Where& where) {
-  if (!is_finite(options.eps) ||
-      options.eps < static_cast<double>(std::numeric_limits<Param>::min())) {
-    where.invalid("expected a finite eps of at least numeric_limits<Param>::min(), got " +
-                  number(options.eps));
+void validate(const Options& o, const Where& where) {
+  constexpr double smallest{std::numeric_limits<Param>::min()};
+  if (!is_finite(o.eps) || (o.eps < smallest && magnitude_bits(o.eps) != 0)) {
+    where.invalid({"expected a finite eps, 0 or at least ", smallest, ", got ", o.eps});
   }
-  validate(options.momentum, where);
-  if (options.single_value == SingleValue::use_running && !options.track_running_stats) {
-    where.invalid(
-        "expected track_running_stats with SingleValue::use_running, got it switched off");
+  validate(o.momentum, where);
+  if (o.single_value == SingleValue::use_running && !o.track_running_stats) {
+    where.invalid({"expected track_running_stats with SingleValue::use_running, got it off"});
   }
 }
 

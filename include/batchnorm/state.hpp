@@ -22,149 +22,134 @@
 //   | running_var()         | running_var         | moving_variance | var   |
 //   | num_batches_tracked() | num_batches_tracked |                 |       |
 //
-// Options are not among them, though eps has a part in every result: give the layer those that the
-// weights were trained with, as by Options::keras().
+// A state does not contain options, but every result depends on eps. Give the layer the options
+// that the weights were trained with, for example Options::keras().
 namespace batchnorm {
 
-/// Numbers by name, as in "layer1.0.bn1.running_mean". The counter is a vector of one.
+/// Numbers by name, as in "layer1.0.bn1.running_mean". The counter is a vector of length 1.
 using StateDict = std::map<std::string, Eigen::VectorXd>;
 
-/// Whose names to write. Read are all of them.
+/// Which framework's names state_dict() writes. load_state_dict() accepts all of them.
 enum class Names { pytorch, keras, flax };
 
 namespace detail {
 
-/// What gamma, beta, mean and variance are called, by Names.
+/// The names of gamma, beta, mean and variance, in the order of Names.
 inline constexpr std::array<const char*, 3> state_names[] = {
     {"weight", "gamma", "scale"},
     {"bias", "beta", "bias"},
     {"running_mean", "moving_mean", "mean"},
     {"running_var", "moving_variance", "var"}};
 inline constexpr const char* counter_name = "num_batches_tracked";
-inline constexpr double largest_counter = 0x1p53;  // up to which doubles count exactly
+inline constexpr double largest_counter = 0x1p53;  // a double holds each whole number up to this
 
-/// An entry of a layer's state: what it is called, whether the layer has it, where it is.
-template <class Vector>
-struct Entry {
-  std::array<const char*, 3> names;
-  bool on;
-  Vector* values;
-};
-
-/// gamma, beta, mean and variance; Vector is const where the layer is.
+/// gamma, beta, mean and variance of a layer, and which of them its options switch on.
 template <class Layer>
-[[nodiscard]] auto entries_of(Layer& bn) {
-  using Values = std::remove_reference_t<decltype(bn.gamma())>;
-  const Options& o = bn.options();
-  return std::array<Entry<Values>, 4>{{{state_names[0], o.scale, &bn.gamma()},
-                                       {state_names[1], o.shift, &bn.beta()},
-                                       {state_names[2], o.track_running_stats, &bn.running_mean()},
-                                       {state_names[3], o.track_running_stats, &bn.running_var()}}};
+[[nodiscard]] auto vectors_of(Layer& bn) {
+  return std::array{&bn.gamma(), &bn.beta(), &bn.running_mean(), &bn.running_var()};
 }
-[[noreturn]] inline void refuse_state(const std::string& key, const std::string& what) {
-  fail<std::invalid_argument>("[load_state_dict] " + key + ": " + what);
+[[nodiscard]] inline std::array<bool, 4> switched_on(const Options& o) {
+  return {o.scale, o.shift, o.track_running_stats, o.track_running_stats};
+}
+[[noreturn]] inline void refuse_state(const std::string& key, Pieces what) {
+  fail<std::invalid_argument>("[load_state_dict] " + key + ": " + joined(what));
 }
 
-/// Is every number of an entry one that a layer of Param may have?
+/// Throws unless a layer of this Param can have the numbers.
 template <class Param>
 void check_numbers(const std::string& key, const Eigen::VectorXd& v, bool is_variance) {
-  for (Eigen::Index c = 0; c < v.size(); ++c) {
-    const bool fits = is_finite(v[c]) && is_finite(static_cast<double>(narrow<Param>(v[c])));
+  const char* const what = is_variance ? "variances" : "numbers";
+  for (Index c = 0; c < v.size(); ++c) {
+    const bool fits = is_finite(v[c]) && is_finite(double{narrow<Param>(v[c])});
     if (fits && !(is_variance && v[c] < 0)) continue;
-    refuse_state(key, std::string("expected ") + (is_variance ? "variances" : "numbers") +
-                          " in the layer's range, got " + number(v[c]) + " in channel " +
-                          std::to_string(c));
+    refuse_state(key, {"expected ", what, " in the layer's range, got ", v[c], " in channel ", c});
   }
 }
-
 [[nodiscard]] inline std::int64_t checked_counter(const std::string& key,
                                                   const Eigen::VectorXd& v) {
-  if (v.size() != 1) refuse_state(key, "expected one number, got " + std::to_string(v.size()));
+  if (v.size() != 1) refuse_state(key, {"expected one number, got ", v.size()});
   const bool counts = is_finite(v[0]) && v[0] >= 0 && v[0] <= largest_counter;
-  if (!counts || v[0] != std::floor(v[0])) {
-    refuse_state(key, "expected a count of batches, got " + number(v[0]));
-  }
+  if (!counts || v[0] != std::floor(v[0]))
+    refuse_state(key, {"expected a count of batches, got ", v[0]});
   return static_cast<std::int64_t>(v[0]);
 }
-
-}  // namespace detail
-
-/// The layer's state, under names that start with `prefix`. What options switch off is left out, and
-/// so is the counter where it has no name. Throws std::logic_error for a vector of a wrong length.
-template <class Scalar, int spatial>
-[[nodiscard]] StateDict state_dict(const BatchNorm<Scalar, spatial>& bn,
-                                   const std::string& prefix = "", Names names = Names::pytorch) {
-  StateDict state;
-  for (const auto& entry : detail::entries_of(bn)) {
-    const std::string key = prefix + entry.names[static_cast<std::size_t>(names)];
-    if (entry.values->size() != (entry.on ? bn.num_features() : 0)) {
-      detail::fail<std::logic_error>("[state_dict] " + key + ": expected a vector of length " +
-                                     std::to_string(entry.on ? bn.num_features() : 0) + ", got " +
-                                     std::to_string(entry.values->size()));
-    }
-    if (entry.on) state[key] = entry.values->template cast<double>();
-  }
-  if (bn.options().track_running_stats && names == Names::pytorch) {
-    const auto count = static_cast<double>(bn.num_batches_tracked());
-    state[prefix + detail::counter_name] = Eigen::VectorXd::Constant(1, count);
-  }
-  return state;
-}
-
-/// Gives the layer the state whose names start with `prefix`, in PyTorch's, Keras's or Flax's names;
-/// others are left alone. A missing counter is 0. Throws std::invalid_argument, naming the entry, if
-/// one is missing, is not known, has a wrong length, is not finite, or if a variance or the counter is
-/// negative; the layer then stays as it was.
-template <class Scalar, int spatial>
-void load_state_dict(BatchNorm<Scalar, spatial>& bn, const StateDict& state,
-                     const std::string& prefix = "") {
-  using Param = typename BatchNorm<Scalar, spatial>::Param;
-  const auto entries = detail::entries_of(bn);
-  std::array<const Eigen::VectorXd*, 4> found{};
+/// The vectors of a state that a layer takes, and its counter.
+struct FoundState {
+  std::array<const Eigen::VectorXd*, 4> vectors{};
   std::int64_t counter = 0;
-
+};
+template <class Param>
+[[nodiscard]] FoundState find_state(const Options& options, Index channels, const StateDict& state,
+                                    const std::string& prefix) {
+  const std::array<bool, 4> on = switched_on(options);
+  FoundState found;
   for (auto it = state.lower_bound(prefix); it != state.end(); ++it) {
     const auto& [key, values] = *it;
     if (key.compare(0, prefix.size(), prefix) != 0) break;
     const std::string name = key.substr(prefix.size());
-    if (name == detail::counter_name && bn.options().track_running_stats) {
-      counter = detail::checked_counter(key, values);
+    if (name == counter_name) {
+      if (!on[3]) refuse_state(key, {"expected no counter, for the layer tracks no statistics"});
+      found.counter = checked_counter(key, values);
       continue;
     }
     std::size_t k = 0;
-    const auto is_it = [&](const char* known) { return name == known; };
-    while (k < 4 && std::none_of(entries[k].names.begin(), entries[k].names.end(), is_it)) ++k;
-    if (k == 4) {
-      detail::refuse_state(key,
-                           name == detail::counter_name
-                               ? "expected no counter, for the layer tracks no statistics"
-                               : "expected an entry of a batch-norm layer, got an unknown one");
-    }
-    if (!entries[k].on) {
-      detail::refuse_state(key, "expected no such entry, for the layer's options switch it off");
-    }
-    if (found[k]) {
-      detail::refuse_state(key, "expected it once, got it by another name too");
-    }
-    if (values.size() != bn.num_features()) {
-      detail::refuse_state(key, "expected " + std::to_string(bn.num_features()) + " numbers, got " +
-                                    std::to_string(values.size()));
-    }
-    detail::check_numbers<Param>(key, values, k == 3);
-    found[k] = &values;
+    while (k < 4 && std::count(state_names[k].begin(), state_names[k].end(), name) == 0) ++k;
+    if (k == 4) refuse_state(key, {"expected an entry of a batch-norm layer, got an unknown one"});
+    if (!on[k])
+      refuse_state(key, {"expected no such entry, for the layer's options switch it off"});
+    if (found.vectors[k]) refuse_state(key, {"expected it once, got it by another name too"});
+    if (values.size() != channels)
+      refuse_state(key, {"expected ", channels, " numbers, got ", values.size()});
+    check_numbers<Param>(key, values, k == 3);
+    found.vectors[k] = &values;
   }
   for (std::size_t k = 0; k < 4; ++k) {
-    if (!entries[k].on || found[k]) continue;
-    const auto& names = entries[k].names;
-    detail::refuse_state(prefix + names[0], std::string("expected it (or ") + names[1] + ", or " +
-                                                names[2] + "), got no such entry");
+    const auto& [a, b, c] = state_names[k];
+    if (on[k] && !found.vectors[k])
+      refuse_state(prefix + a, {"expected it (or ", b, ", or ", c, "), got no such entry"});
   }
+  return found;
+}
 
-  bn.reset_running_stats();  // and what it knows of skipped batches
+}  // namespace detail
+
+/// The layer's state, under names that start with `prefix`. It leaves out what options switch off;
+/// only PyTorch's names have a counter. Throws std::logic_error for a vector of wrong length.
+template <class Scalar, int spatial>
+[[nodiscard]] StateDict state_dict(const BatchNorm<Scalar, spatial>& bn,
+                                   const std::string& prefix = "", Names names = Names::pytorch) {
+  StateDict state;
+  const auto vectors = detail::vectors_of(bn);
   for (std::size_t k = 0; k < 4; ++k) {
-    if (found[k]) *entries[k].values = found[k]->template cast<Param>();
+    const std::string key = prefix + detail::state_names[k][static_cast<std::size_t>(names)];
+    const bool is_on = detail::switched_on(bn.options())[k];
+    const Eigen::Index length = is_on ? bn.num_features() : 0, got = vectors[k]->size();
+    if (got != length) {
+      detail::fail<std::logic_error>(detail::joined(
+          {"[state_dict] ", key, ": expected a vector of length ", length, ", got ", got}));
+    }
+    if (is_on) state[key] = vectors[k]->template cast<double>();
   }
-  bn.num_batches_tracked() = counter;
+  const auto count = static_cast<double>(bn.num_batches_tracked());
+  if (bn.options().track_running_stats && names == Names::pytorch)
+    state[prefix + detail::counter_name] = Eigen::VectorXd::Constant(1, count);
+  return state;
+}
+
+/// Gives the layer the state whose names start with `prefix`, in PyTorch's, Keras's or Flax's
+/// names. Entries without the prefix are ignored. A missing counter is 0. Throws
+/// std::invalid_argument, which names the entry, if an entry is missing, unknown, of wrong length
+/// or not finite, or if a variance or the counter is negative. Then the layer does not change.
+template <class Scalar, int spatial>
+void load_state_dict(BatchNorm<Scalar, spatial>& bn, const StateDict& state,
+                     const std::string& prefix = "") {
+  using Param = typename BatchNorm<Scalar, spatial>::Param;
+  const auto found = detail::find_state<Param>(bn.options(), bn.num_features(), state, prefix);
+  bn.reset_running_stats();  // which also forgets the batches that were skipped
+  for (std::size_t k = 0; k < 4; ++k) {
+    if (found.vectors[k]) *detail::vectors_of(bn)[k] = found.vectors[k]->template cast<Param>();
+  }
+  bn.num_batches_tracked() = found.counter;
 }
 
 }  // namespace batchnorm

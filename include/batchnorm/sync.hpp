@@ -1,166 +1,119 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <string>
-#include <type_traits>
-#include <vector>
+#include <optional>
+#include <tuple>
 
-#include "batchnorm/detail/in_parts.hpp"
-#include "batchnorm/sync/agreement.hpp"
-#include "batchnorm/sync/communicator.hpp"
+#include "batchnorm/moments/parts.hpp"
 #include "batchnorm/sync/replicas.hpp"
 
 namespace batchnorm {
 namespace detail {
 
-/// One layer's part in an exchange.
-class SyncPart {
- public:
-  virtual ~SyncPart() = default;
-
-  [[nodiscard]] Communicator& world() const { return *world_; }
-  [[nodiscard]] virtual Index numbers() const = 0;  // that it sends; 0 if it needs no others
-  virtual void
-  prepare() = 0;  // checks and measures; throws what is wrong with this rank's arguments
-  virtual void send(Eigen::Ref<Eigen::VectorXd> mine) const = 0;
-  virtual void finish() = 0;  // writes
-
- protected:
-  explicit SyncPart(Communicator& world) : world_(&world) {}
-
- private:
-  Communicator* world_;
-};
-class SyncForward : public SyncPart {
- public:
-  using SyncPart::SyncPart;
-  virtual void receive(const Eigen::Ref<const Eigen::MatrixXd>& all) = 0;  // column r: rank r's
-  virtual void settle() = 0;  // throws what is wrong with the batch, on all ranks
-};
-class SyncBackward : public SyncPart {
- public:
-  using SyncPart::SyncPart;
-  virtual void receive(const Eigen::Ref<const Eigen::VectorXd>& sum) = 0;
-};
-
-/// Prepares the parts and makes the numbers that this rank sends: after `head` that are free, those
-/// of each part. Empty where no part needs the other ranks.
-template <class Part>
-[[nodiscard]] Eigen::VectorXd prepared(const std::vector<Part*>& parts, Index head, Caught& error) {
-  Index size = 0;
-  for (const Part* part : parts) size += part->numbers();
-  error = caught([&] {
-    for (Part* part : parts) part->prepare();
-  });
-  if (size == 0) {
-    if (error.kind != Caught::nothing) error.raise();
-    return {};
-  }
-  Eigen::VectorXd mine = Eigen::VectorXd::Zero(head + size);
-  for (const Part* part : parts) {
-    if (error.kind == Caught::nothing) part->send(mine.segment(head, part->numbers()));
-    head += part->numbers();
-  }
-  return mine;
-}
-
-inline void exchange(const std::vector<SyncForward*>& parts) {
-  Communicator& world = parts.front()->world();
-  Caught error;
-  Eigen::VectorXd mine = prepared(parts, 2, error);
-  if (mine.size() > 0) {
-    mine[0] = static_cast<double>(mine.size());
-    mine[1] = error.kind;
-    const Eigen::MatrixXd all = world.all_gather(mine);
-    if ((all.row(0).array() != mine[0]).any()) {
-      fail<std::logic_error>(
-          "[SyncBatchNorm::forward] expected layers alike on every rank, got "
-          "other numbers of channels");
-    }
-    if ((all.row(1).array() != 0).any()) raise_together(world, error);
-    Index at = 2;
-    for (SyncForward* part : parts) {
-      part->receive(all.middleRows(at, part->numbers()));
-      at += part->numbers();
-    }
-  }
-  for (SyncForward* part : parts) part->settle();
-  for (SyncForward* part : parts) part->finish();
-}
-
-inline void exchange(const std::vector<SyncBackward*>& parts) {
-  Communicator& world = parts.front()->world();
-  Caught error;
-  Eigen::VectorXd mine = prepared(parts, 1, error);
-  if (mine.size() > 0) {
-    mine[0] = error.kind == Caught::nothing ? 0 : 1;
-    const Eigen::VectorXd sum = world.all_reduce(mine);
-    if (sum[0] != 0) raise_together(world, error);
-    Index at = 1;
-    for (SyncBackward* part : parts) {
-      part->receive(sum.segment(at, part->numbers()));
-      at += part->numbers();
-    }
-  }
-  for (SyncBackward* part : parts) part->finish();
+/// Runs the parts of several layers with one exchange. This rank's numbers are `head` reserved
+/// ones, then those of each part. If no part needs the other ranks, there is no exchange.
+template <class Exchange, class... Part>
+void run_together(Index head, const Exchange& exchange, Part&... parts) {
+  Eigen::VectorXd mine = Eigen::VectorXd::Zero(head + (parts.numbers() + ...));
+  std::optional<Entered> entered[sizeof...(Part)], *next = entered;
+  Index at = head;
+  const auto prepare = [&](auto& part) {
+    mine.segment(at, part.numbers()) = part.prepare(*next++).head(part.numbers());
+    at += part.numbers();
+  };
+  const Caught error = caught([&] { (prepare(parts), ...); });
+  const bool alone = mine.size() == head;
+  if (alone && error.kind != Caught::nothing) error.raise();
+  Communicator& world = std::get<0>(std::tie(parts...)).world();
+  const Eigen::MatrixXd all = alone ? Eigen::MatrixXd(mine) : exchange(world, mine, error);
+  at = head;
+  const auto receive = [&](auto& part) {
+    part.receive(all.middleRows(at, part.numbers()));
+    at += part.numbers();
+  };
+  (receive(parts), ...);
+  (parts.finish(), ...);
 }
 
 }  // namespace detail
 
-/// A layer that is replicated over ranks, threads or processes, each with its shard of the batch:
-/// forward and backward are those of one layer on the whole batch.
+/// Forwards of several layers that do not depend on each other, such as layers of parallel
+/// branches, in one exchange instead of one per layer. part takes the arguments of forward or
+/// backward:
+///
+///   forward_together(left.part(x1, y1), right.part(x2, y2));
+///   backward_together(left.part(x1, dy1, dx1), right.part(x2, dy2, dx2));
+///
+/// If one is refused, all are. No layer may come twice, and no x may be the y of another layer.
+template <class... Part>
+void forward_together(Part&&... parts) {
+  const auto gather = [](Communicator& world, Eigen::VectorXd& mine, const detail::Caught& error) {
+    mine[0] = static_cast<double>(mine.size());
+    mine[1] = error.kind;
+    const Eigen::MatrixXd all = world.all_gather(mine);  // column r: the numbers of rank r
+    const detail::Where where{"SyncBatchNorm", "forward"};
+    if ((all.row(0).array() != mine[0]).any())
+      where.misuse({"expected layers alike on every rank, got other numbers of channels"});
+    if ((all.row(1).array() != 0).any()) detail::raise_together(world, error);
+    return all;
+  };
+  detail::run_together(2, gather, parts...);
+}
+template <class... Part>
+void backward_together(Part&&... parts) {
+  const auto add = [](Communicator& world, Eigen::VectorXd& mine, const detail::Caught& error) {
+    mine[0] = error.kind == detail::Caught::nothing ? 0 : 1;
+    const Eigen::MatrixXd sum = world.all_reduce(mine);
+    if (sum(0) != 0) detail::raise_together(world, error);
+    return sum;
+  };
+  detail::run_together(1, add, parts...);
+}
+
+/// A layer that is replicated over ranks, which are threads or processes. Each rank has its shard
+/// of the batch; forward and backward compute what one layer would for the whole batch.
 ///
 ///   BatchNorm2d<float> bn(64);         // on every rank
 ///   SyncBatchNorm sync(bn, world);     // world: a Communicator, of Replicas or MPI
 ///   auto y = sync.forward(x);          // x: this rank's shard, of any size, 0 included
 ///   auto dx = sync.backward(x, dy);
 ///
-/// In training a forward gathers each rank's count, mean and sum of squared deviations, in double,
-/// and merges them in rank order, so that all ranks normalize by, and move their running statistics
-/// to, the same bits; a backward sums two vectors over the ranks. Where running statistics normalize
-/// the ranks do not talk.
-/// The gradients added to grad_gamma() and grad_beta() are the shard's own, as those of any other
-/// parameter in data-parallel training: summed over the ranks they are the batch's.
+/// A forward in training mode gathers each rank's count, mean and sum of squared deviations, in
+/// double, and merges them in rank order: all ranks have the same bits of all statistics. A
+/// backward sums two vectors over the ranks. If running statistics normalize, the ranks do not
+/// communicate. grad_gamma() and grad_beta() receive the gradients of the shard, as other
+/// parameters do in data-parallel training: their sums over the ranks are the gradients of the
+/// batch.
 ///
-/// All ranks make the same calls in the same mode. What one of them finds wrong with its arguments
-/// is thrown on every rank, with the rank in its text; what is wrong with the whole batch (a single
-/// value per channel, values that are not finite) is judged over all ranks. A call that throws
-/// changes nothing, on any rank. Layer and communicator must outlive this object and stay in place.
+/// All ranks make the same calls in the same mode. If the arguments of one rank are wrong, every
+/// rank throws the same error, and its text names the rank. Errors of the batch (a single value per
+/// channel, values that are not finite) are judged over all ranks. A call that throws changes
+/// nothing on any rank. The layer and the communicator must outlive this object and stay in place.
 template <class Scalar, int spatial>
 class SyncBatchNorm {
  public:
   using Layer = BatchNorm<Scalar, spatial>;
 
-  SyncBatchNorm(Layer& layer, Communicator& world) : parts_(layer), world_(&world) {}
+  SyncBatchNorm(Layer& layer, Communicator& world) : layer_(&layer), world_(&world) {}
 
-  [[nodiscard]] Layer& layer() const { return parts_.layer(); }
-  /// What the last forward normalized with: of the batch over all ranks.
+  [[nodiscard]] Layer& layer() const { return *layer_; }
+  /// What the last forward normalized with: the statistics of the batch over all ranks.
   [[nodiscard]] const Saved& saved() const { return saved_; }
 
-  /// y apart from x.
+  /// Writes y, apart from x.
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
-    if constexpr (detail::is_tensor_ref<detail::Bare<Y>>) {
-      detail::by_way_of_plain(y, [&](auto& plain) { forward(x, plain); });
-    } else {
-      auto one = part(x, y);
-      detail::exchange(std::vector<detail::SyncForward*>{&one});
-    }
+    forward_together(part(x, y));
   }
   template <class X>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
 
-  /// dx apart from x; it may be dy.
+  /// Writes dx, apart from x; dx may be dy.
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
-    if constexpr (detail::is_tensor_ref<detail::Bare<Dx>>) {
-      detail::by_way_of_plain(dx, [&](auto& plain) { backward(x, dy, plain); });
-    } else {
-      auto one = part(x, dy, dx);
-      detail::exchange(std::vector<detail::SyncBackward*>{&one});
-    }
+    backward_together(part(x, dy, dx));
   }
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
@@ -170,158 +123,122 @@ class SyncBatchNorm {
   /// This layer's part in forward_together or backward_together.
   template <class X, class Y>
   [[nodiscard]] auto part(const X& x, Y&& y) {
-    return ForwardPart<X, std::remove_reference_t<Y>>(*this, x, y);
+    using Part = ForwardPart<X, std::remove_reference_t<Y>>;
+    return Part{*this, detail::evaluated<Part::order>(x), y, y};
   }
   template <class X, class Dy, class Dx>
   [[nodiscard]] auto part(const X& x, const Dy& dy, Dx&& dx) {
-    return BackwardPart<X, Dy, std::remove_reference_t<Dx>>(*this, x, dy, dx);
+    using Part = BackwardPart<X, Dy, std::remove_reference_t<Dx>>;
+    constexpr int order = Part::order;
+    return Part{*this, detail::evaluated<order>(x), detail::evaluated<order>(dy), dx, dx};
   }
 
  private:
-  using In = detail::View<const Scalar>;
-  using Out = detail::View<Scalar>;
+  using View = detail::View;
+  using Shape = detail::Shape;
   using Index = Eigen::Index;
 
+  /// An argument to be read: a reference to it or, of an expression, its values.
+  template <int order, class X>
+  using Values = decltype(detail::evaluated<order>(std::declval<const X&>()));
+  /// An argument to be written: a reference to it or, of a TensorRef, a tensor of its own.
+  template <class Y, class Plain = typename detail::Argument<detail::Bare<Y>>::Plain>
+  using Result = std::conditional_t<detail::is_tensor_ref<Y>, Plain, Y&>;
+
   [[nodiscard]] static detail::Where in(const char* call) {
-    return {spatial == 1   ? "SyncBatchNorm1d"
-            : spatial == 2 ? "SyncBatchNorm2d"
-                           : "SyncBatchNorm3d",
-            call};
+    constexpr const char* names[] = {"SyncBatchNorm1d", "SyncBatchNorm2d", "SyncBatchNorm3d"};
+    return {names[spatial - 1], call};
   }
+  [[nodiscard]] auto& core() const { return layer_->core(); }
 
   template <class X, class Y>
-  class ForwardPart final : public detail::SyncForward {
-   public:
-    ForwardPart(SyncBatchNorm& sync, const X& x, Y& y)
-        : SyncForward(*sync.world_), sync_(sync), x_(detail::evaluated<order>(x)), y_(y) {}
+  struct ForwardPart {
+    static constexpr int order = detail::common_order<X, typename detail::Writes<Y>::Type>();
+    SyncBatchNorm& sync;
+    Values<order, X> x;
+    Y& y;
+    Result<Y> result;
+    View in_x{}, out_y{};
+    Moments moments{};  // of the shard, then of the batch
+    Saved by{};
+    Shape shape{};
 
-    [[nodiscard]] Index numbers() const override {
-      return parts().is_by_running() ? 0 : 1 + 2 * parts().channels();
+    [[nodiscard]] Communicator& world() const { return *sync.world_; }
+    [[nodiscard]] Index numbers() const {
+      return sync.core().is_by_running() ? 0 : 1 + 2 * sync.core().num_features;
     }
-    void prepare() override {
-      parts().on_views(in("forward"), x_, y_,
-                       [&](const In& x, const Out& y, const detail::Shape& shape) {
-                         in_x_ = x;
-                         out_y_ = y;
-                         shape_ = shape;
-                       });
-      moments_ = parts().measure(in_x_);
+    /// Checks this rank's arguments and measures. Returns the numbers to send.
+    [[nodiscard]] Eigen::VectorXd prepare(std::optional<detail::Entered>& entered) {
+      const auto f = [&](const Shape& s, const View& vx, const View& vy) {
+        detail::check_y(in("forward"), vx, vy);
+        entered.emplace(sync.core().in_use, in("forward"));
+        shape = s, in_x = vx, out_y = vy;
+      };
+      detail::on_views_of<Scalar, spatial>(sync.core(), in("forward"), f, detail::Reads{"x", x},
+                                           detail::Writes{"y", result});
+      moments = detail::as_moments(detail::measured(sync.core(), in_x));
+      const auto& [n, mean, m2] = moments;
+      return (Eigen::VectorXd(1 + 2 * n.size()) << n[0], mean.matrix(), m2.matrix()).finished();
     }
-    void send(Eigen::Ref<Eigen::VectorXd> mine) const override {
-      if (mine.size() == 0) return;
-      mine << moments_.count[0], moments_.mean.matrix(), moments_.m2.matrix();
-    }
-    void receive(const Eigen::Ref<const Eigen::MatrixXd>& all) override {
-      if (all.rows() == 0) return;
-      const Index channels = parts().channels();
-      moments_ = Moments(channels);
-      for (Index r = 0; r < all.cols(); ++r) {
-        const auto of_rank = all.col(r).array();
-        moments_.merge({Eigen::ArrayXd::Constant(channels, of_rank[0]),
-                        of_rank.segment(1, channels), of_rank.tail(channels)});
+    /// Merges the numbers of all ranks. Throws, on all ranks, if something is wrong with the batch.
+    void receive(const Eigen::Ref<const Eigen::MatrixXd>& all) {
+      const Index c = in_x.channels;
+      if (all.rows() > 0) moments = Moments();
+      for (Index r = 0; r < all.cols() && all.rows() > 0; ++r) {
+        const auto of = all.col(r).array();
+        moments.merge({Eigen::ArrayXd::Constant(c, of[0]), of.segment(1, c), of.tail(c)});
       }
+      by = detail::settled(sync.core(), in("forward"), detail::as_saved(moments));
     }
-    void settle() override { by_ = parts().settle(moments_, in("forward")); }
-    void finish() override {
-      parts().normalize(by_, in_x_, out_y_);
-      if (by_.batch_statistics) parts().track(moments_);
-      sync_.saved_ = by_;
-      sync_.shape_ = shape_;
+    void finish() {
+      detail::normalize(sync.core(), by, in_x, out_y);
+      detail::copy_back(y, result);
+      sync.core().track(by);
+      sync.saved_ = by, sync.shape_ = shape;
     }
-
-   private:
-    static constexpr int order = detail::common_order<X, std::remove_cv_t<Y>>();
-    [[nodiscard]] const detail::InParts<Scalar, spatial>& parts() const { return sync_.parts_; }
-
-    SyncBatchNorm& sync_;
-    decltype(detail::evaluated<order>(std::declval<const X&>())) x_;  // or a reference to it
-    Y& y_;
-    In in_x_{};
-    Out out_y_{};
-    detail::Shape shape_;
-    Moments moments_;  // of the shard, then of the batch
-    Saved by_;
   };
 
   template <class X, class Dy, class Dx>
-  class BackwardPart final : public detail::SyncBackward {
-   public:
-    BackwardPart(SyncBatchNorm& sync, const X& x, const Dy& dy, Dx& dx)
-        : SyncBackward(*sync.world_),
-          sync_(sync),
-          x_(detail::evaluated<order>(x)),
-          dy_(detail::evaluated<order>(dy)),
-          dx_(dx) {}
+  struct BackwardPart {
+    static constexpr int order = detail::common_order<X, Dy, typename detail::Writes<Dx>::Type>();
+    SyncBatchNorm& sync;
+    Values<order, X> x;
+    Values<order, Dy> dy;
+    Dx& dx;
+    Result<Dx> result;
+    View in_x{}, in_dy{}, out_dx{};
+    detail::GradientSums own{}, sums{};  // of the shard, of the batch
 
-    [[nodiscard]] Index numbers() const override {
-      return sync_.saved_.batch_statistics ? 2 * parts().channels() : 0;
+    [[nodiscard]] Communicator& world() const { return *sync.world_; }
+    [[nodiscard]] Index numbers() const {
+      return sync.saved_.batch_statistics ? 2 * sync.core().num_features : 0;
     }
-    void prepare() override {
-      const detail::Where where = in("backward");
-      parts().on_views(
-          where, x_, dy_, dx_,
-          [&](const In& x, const In& dy, const Out& dx, const detail::Shape& shape) {
-            const detail::Shape& expected = sync_.shape_;
-            if (expected.rank == 0) {
-              where.misuse("expected a forward before backward, got none: call forward(x) first");
-            }
-            if (shape != expected) {
-              where.invalid("expected the x of the last forward, of shape " + expected.text() +
-                            ", got one of " + shape.text());
-            }
-            in_x_ = x;
-            in_dy_ = dy;
-            out_dx_ = dx;
-          });
-      own_ = parts().sum_gradients(sync_.saved_, in_x_, in_dy_);
-      sums_ = own_;
+    [[nodiscard]] Eigen::VectorXd prepare(std::optional<detail::Entered>& entered) {
+      const auto f = [&](const Shape& s, const View& vx, const View& vdy, const View& vdx) {
+        detail::check_dx(in("backward"), vx, vdy, vdx);
+        detail::check_shape(in("backward"), s, sync.shape_);
+        entered.emplace(sync.core().in_use, in("backward"));
+        in_x = vx, in_dy = vdy, out_dx = vdx;
+      };
+      detail::on_views_of<Scalar, spatial>(sync.core(), in("backward"), f, detail::Reads{"x", x},
+                                           detail::Reads{"dy", dy}, detail::Writes{"dx", result});
+      sums = own = detail::gradient_sums(sync.core(), sync.saved_, in_x, in_dy);
+      return own.reshaped();
     }
-    void send(Eigen::Ref<Eigen::VectorXd> mine) const override {
-      if (mine.size() > 0) mine << own_.dbeta, own_.dgamma;
+    void receive(const Eigen::Ref<const Eigen::MatrixXd>& sum) {
+      if (sum.rows() > 0) sums = sum.reshaped(in_x.channels, 2);
     }
-    void receive(const Eigen::Ref<const Eigen::VectorXd>& sum) override {
-      if (sum.size() == 0) return;
-      sums_.dbeta = sum.head(parts().channels());
-      sums_.dgamma = sum.tail(parts().channels());
+    void finish() {
+      detail::input_gradient(sync.core(), sync.saved_, sums, in_x, in_dy, out_dx);
+      detail::copy_back(dx, result);
+      sync.core().accumulate(&own(0, 0), &own(0, 1));
     }
-    void finish() override {
-      parts().write_input_gradient(sync_.saved_, sums_, in_x_, in_dy_, out_dx_);
-      parts().accumulate(own_);
-    }
-
-   private:
-    static constexpr int order = detail::common_order<X, Dy, std::remove_cv_t<Dx>>();
-    [[nodiscard]] const detail::InParts<Scalar, spatial>& parts() const { return sync_.parts_; }
-
-    SyncBatchNorm& sync_;
-    decltype(detail::evaluated<order>(std::declval<const X&>())) x_;
-    decltype(detail::evaluated<order>(std::declval<const Dy&>())) dy_;
-    Dx& dx_;
-    In in_x_{}, in_dy_{};
-    Out out_dx_{};
-    detail::GradientSums own_{0}, sums_{0};  // of the shard, of the batch
   };
 
-  detail::InParts<Scalar, spatial> parts_;
+  Layer* layer_;
   Communicator* world_;
-  Saved saved_;          // of the last forward
-  detail::Shape shape_;  // of its x, this rank's shard
+  Saved saved_;  // of the last forward
+  Shape shape_;  // of its x, this rank's shard
 };
-
-/// Forwards of several layers that do not wait for one another, such as those of parallel branches,
-/// in one exchange instead of one each; x and y as of forward(x, y), x of one no y of another:
-///
-///   forward_together(left.part(x1, y1), right.part(x2, y2));
-///   backward_together(left.part(x1, dy1, dx1), right.part(x2, dy2, dx2));
-///
-/// If one is refused, all are. No layer may come twice.
-template <class... Part>
-void forward_together(Part&&... parts) {
-  detail::exchange(std::vector<detail::SyncForward*>{&parts...});
-}
-template <class... Part>
-void backward_together(Part&&... parts) {
-  detail::exchange(std::vector<detail::SyncBackward*>{&parts...});
-}
 
 }  // namespace batchnorm

@@ -20,7 +20,10 @@ void mistakes(const Batch& x, const Batch& dy) {
 #elif defined(WRONG_SCALAR)            // says: must have the layer's Scalar
   const Eigen::Tensor<double, 4, Eigen::RowMajor> doubles(8, 64, 7, 7);
   (void)layer.forward(doubles);
-#elif defined(WRONG_SCALAR_OF_DY)      // says: must have the layer's Scalar
+#elif defined(WRONG_SCALAR_OF_HALVES)  // says: the layer's Scalar, half: x.cast<Eigen::half>()
+  batchnorm::BatchNorm2d<Eigen::half> halves(64);
+  (void)halves.forward(x);
+#elif defined(WRONG_SCALAR_OF_DY)      // says: must have the layer's Scalar, float: x.cast<float>()
   const Eigen::Tensor<double, 4, Eigen::RowMajor> doubles(8, 64, 7, 7);
   (void)layer.backward(x, doubles);
 #elif defined(LAYER_OF_INTEGERS)       // says: float, double, Eigen::half
@@ -34,6 +37,16 @@ void mistakes(const Batch& x, const Batch& dy) {
 #elif defined(DEVICE_WITHOUT_THREADS)  // says: EIGEN_USE_THREADS
   const Eigen::ThreadPoolDevice* device = nullptr;
   layer.set_device(device);
+#elif defined(DEFAULT_DEVICE)          // says: set_device takes an Eigen::ThreadPoolDevice
+  const Eigen::DefaultDevice device;
+  layer.set_device(&device);
+#elif defined(FORWARD_OF_CONST)        // says: a const layer has infer(x)
+  const batchnorm::BatchNorm2d<float>& shared = layer;
+  (void)shared.forward(x);
+#elif defined(RESULT_INTO_CONST)       // says: y and dx must be writable
+  layer.forward(x, dy);
+#elif defined(RESULT_INTO_EXPRESSION)  // says: y and dx must be writable
+  layer.forward(x, dy * 2.f);
 #elif defined(MIXED_STORAGE_ORDERS)    // says: storage order
   const Eigen::Tensor<float, 4, Eigen::ColMajor> column_major(8, 64, 7, 7);
   (void)layer.backward(x, column_major);

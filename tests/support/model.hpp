@@ -115,7 +115,8 @@ class Model {
     const double smallest = By::is_double ? 0x1p-1022 : 0x1p-126;
     Refusals r = of_momentum(o.momentum);
     r.invalid_argument =
-        r.invalid_argument || channels < 1 || !std::isfinite(o.eps) || o.eps < smallest ||
+        r.invalid_argument || channels < 1 || !std::isfinite(o.eps) ||
+        (o.eps != 0 && o.eps < smallest) ||
         (o.single_value == batchnorm::SingleValue::use_running && !o.track_running_stats);
     return r;
   }
@@ -177,7 +178,10 @@ class Model {
       s.mean.assign(state.running_mean.begin(), state.running_mean.end());
       s.var.assign(state.running_var.begin(), state.running_var.end());
     }
-    for (const Real var : s.var) s.inv_std.push_back(1 / std::sqrt(var + Real(options_.eps)));
+    for (const Real var : s.var) {  // x_hat is 0 where var + eps is 0
+      const Real sum = var + Real(options_.eps);
+      s.inv_std.push_back(sum == 0 ? Real(0) : 1 / std::sqrt(sum));
+    }
     if (by_batch && options_.non_finite == batchnorm::NonFinite::reject) {
       for (const Real var : s.var) f.refusals.domain_error |= !std::isfinite(var);
       if (f.refusals.any()) return f;

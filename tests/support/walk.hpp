@@ -396,7 +396,8 @@ class Walk {
     for (Index c = 0; c < layer_.num_features(); ++c) {
       const std::size_t k = as_size(c);
       const Real var = model_.state.running_var[k];
-      const Real scale = model_.gamma(k) / std::sqrt(var + Real(layer_.options().eps));
+      const Real sum = var + Real(layer_.options().eps);
+      const Real scale = sum == 0 ? Real(0) : model_.gamma(k) / std::sqrt(sum);
       // a rounding in double and one to Param
       const Real error = 1.01L * testing::Promise<Scalar>::stored * std::abs(scale) *
                          (std::is_same_v<Param, double> ? 3 : 1);

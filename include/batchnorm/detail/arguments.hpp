@@ -2,7 +2,8 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <string>
+#include <array>
+#include <cstddef>
 #include <type_traits>
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <utility>
@@ -23,47 +24,23 @@ inline constexpr bool is_tensor =
 template <class Derived>
 std::true_type derives_from_dense(const Eigen::DenseBase<Derived>*);
 std::false_type derives_from_dense(const void*);
-template <class X>  // not of DenseBase<X> alone: segment() of a vector is a class of Block's
+template <class X>  // segment() of a vector derives from DenseBase<Block>, not from DenseBase<X>
 inline constexpr bool is_matrix = decltype(derives_from_dense(std::declval<X*>()))::value;
-
-/// A type's plain, owning counterpart, and whether its elements lie in memory to be read there.
-template <class X, class = void>
-struct TensorTraits {
-  using Traits = Eigen::internal::traits<X>;
-  using Plain = Eigen::Tensor<std::remove_const_t<typename Traits::Scalar>, Traits::NumDimensions,
-                              Traits::Layout, typename Traits::Index>;
-  static constexpr bool is_direct = false;
-};
-template <class X>
-struct OwningTensor {
-  using Plain = X;
-  static constexpr bool is_direct = true;
-};
-template <class S, int R, int O, class I>
-struct TensorTraits<Eigen::Tensor<S, R, O, I>> : OwningTensor<Eigen::Tensor<S, R, O, I>> {};
-template <class S, class D, int O, class I>
-struct TensorTraits<Eigen::TensorFixedSize<S, D, O, I>>
-    : OwningTensor<Eigen::TensorFixedSize<S, D, O, I>> {};
-template <class S, int R, int O, class I>
-struct TensorTraits<Eigen::Tensor<const S, R, O, I>> : TensorTraits<Eigen::Tensor<S, R, O, I>> {};
-template <class P, int O, template <class> class M>
-struct TensorTraits<Eigen::TensorMap<P, O, M>> : TensorTraits<std::remove_const_t<P>> {};
-
 template <class X>
 inline constexpr bool is_tensor_ref = false;
 template <class P>
 inline constexpr bool is_tensor_ref<Eigen::TensorRef<P>> = true;
 
-/// Does a plain object hold its elements itself, rather than on the heap?
-template <class Plain, class = void>
-inline constexpr bool is_fixed_size = false;
+/// Declared only: the plain tensor type of a tensor or map, void for other expressions.
+template <class S, int R, int O, class I>
+Eigen::Tensor<std::remove_const_t<S>, R, O, I> plain_of(const Eigen::Tensor<S, R, O, I>*);
 template <class S, class D, int O, class I>
-inline constexpr bool is_fixed_size<Eigen::TensorFixedSize<S, D, O, I>> = true;
-template <class Plain>
-inline constexpr bool is_fixed_size<Plain, std::enable_if_t<is_matrix<Plain>>> =
-    Plain::MaxSizeAtCompileTime != Eigen::Dynamic;
+Eigen::TensorFixedSize<S, D, O, I> plain_of(const Eigen::TensorFixedSize<S, D, O, I>*);
+template <class P, int O, template <class> class M>
+decltype(plain_of(std::declval<P*>())) plain_of(const Eigen::TensorMap<P, O, M>*);
+void plain_of(const void*);
 
-/// What the library needs to know of an argument's type: scalar, rank, storage order, plain type.
+/// What the library needs to know of the type of an argument.
 template <class X, class = void>
 struct Argument {
   static_assert(is_tensor<X> || is_matrix<X>,
@@ -71,60 +48,53 @@ struct Argument {
 };
 template <class X>
 struct Argument<X, std::enable_if_t<is_tensor<X>>> {
-  using Plain = typename TensorTraits<X>::Plain;
-  using Scalar = typename Plain::Scalar;
-  static constexpr int rank = Eigen::internal::traits<X>::NumDimensions;
-  static constexpr bool is_direct = TensorTraits<X>::is_direct;
-  static constexpr bool is_vector = false;
-  static constexpr int order = static_cast<int>(Eigen::internal::traits<X>::Layout);
+  using Traits = Eigen::internal::traits<X>;
+  using Scalar = std::remove_const_t<typename Traits::Scalar>;
+  static constexpr int rank = Traits::NumDimensions, order = static_cast<int>(Traits::Layout);
+  using Evaluated = Eigen::Tensor<Scalar, rank, order, typename Traits::Index>;
+  using InMemory = decltype(plain_of(std::declval<X*>()));
+  static constexpr bool is_direct = !std::is_void_v<InMemory>;  // can it be read where it lies?
+  using Plain = std::conditional_t<is_direct, InMemory, Evaluated>;
+  static constexpr bool settles = is_direct;  // does it settle the storage order of a call?
+  static constexpr bool is_fixed_size =       // does Plain hold its elements itself?
+      !std::is_same_v<typename Plain::Dimensions, typename Evaluated::Dimensions>;
 };
 template <class X>
 struct Argument<X, std::enable_if_t<is_matrix<X>>> {
   using Plain = typename X::PlainObject;
   using Scalar = typename X::Scalar;
-  static constexpr int rank = 2;
+  static constexpr int rank = 2, order = X::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor;
   static constexpr bool is_direct =
       (Eigen::internal::traits<X>::Flags & Eigen::DirectAccessBit) != 0;
-  static constexpr bool is_vector = X::IsVectorAtCompileTime;  // fits either storage order
-  static constexpr int order = X::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor;
+  static constexpr bool settles = is_direct && !X::IsVectorAtCompileTime;  // vectors fit either
+  static constexpr bool is_fixed_size = Plain::MaxSizeAtCompileTime != Eigen::Dynamic;
 };
 
-/// Whether an argument settles the storage order of its call.
-template <class X>
-inline constexpr bool has_order = Argument<X>::is_direct && !Argument<X>::is_vector;
-
-inline constexpr int mixed_orders = -2;
-
-/// The storage order of a call: that of its directly accessed arguments, which must agree.
-template <class X, class... Rest>
+inline constexpr int mixed_orders = -1;
+/// The storage order of a call: that of its directly accessed arguments, or mixed_orders if these
+/// differ, or x's if there are none. X... are the types of the arguments, the first is x's.
+template <class... X>
 [[nodiscard]] constexpr int common_order() {
-  constexpr int orders[] = {Argument<X>::order, Argument<Rest>::order...};
-  constexpr bool settles[] = {has_order<X>, has_order<Rest>...};
-  int order = -1;
-  for (std::size_t k = 0; k <= sizeof...(Rest); ++k) {
-    // GCOV_EXCL_BR_START: mostly evaluated while compiling
-    if (!settles[k]) continue;
-    if (order != -1 && order != orders[k]) return mixed_orders;
-    order = orders[k];
-  }
-  return order == -1 ? orders[0] : order;
-  // GCOV_EXCL_BR_STOP
+  constexpr bool row = ((Argument<X>::settles && Argument<X>::order == Eigen::RowMajor) || ...);
+  constexpr bool col = ((Argument<X>::settles && Argument<X>::order == Eigen::ColMajor) || ...);
+  constexpr int orders[] = {Argument<X>::order...};
+  return row && col ? mixed_orders : row ? Eigen::RowMajor : col ? Eigen::ColMajor : orders[0];
 }
 
-/// The argument itself where its elements can be read in place, otherwise its values in `Order`.
-template <int Order, class X>
+/// The argument itself if its elements can be used where they lie, otherwise its values in `order`.
+template <int order, class X>
 [[nodiscard]] decltype(auto) evaluated(const X& x) {
   using A = Argument<X>;
   if constexpr (A::is_direct) {
     return static_cast<const X&>(x);
-  } else if constexpr (A::order == Order) {
+  } else if constexpr (A::order == order) {
     return typename A::Plain(x);
   } else if constexpr (is_matrix<X>) {
-    return Eigen::Matrix<typename A::Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>(x);
+    return Eigen::Matrix<typename A::Scalar, Eigen::Dynamic, Eigen::Dynamic, order>(x);
   } else {
     std::array<Index, A::rank> reversed{};
     for (int d = 0; d < A::rank; ++d) reversed[static_cast<std::size_t>(d)] = A::rank - 1 - d;
-    return Eigen::Tensor<typename A::Scalar, A::rank, Order>(x.swap_layout().shuffle(reversed));
+    return Eigen::Tensor<typename A::Scalar, A::rank, order>(x.swap_layout().shuffle(reversed));
   }
 }
 
@@ -132,20 +102,16 @@ template <int Order, class X>
 template <class X>
 [[nodiscard]] typename Argument<X>::Plain like(const X& x) {
   using Plain = typename Argument<X>::Plain;
-  if constexpr (is_fixed_size<Plain>) {
-    return Plain(x);  // a copy of uninitialized elements, compilers warn of
+  if constexpr (Argument<X>::is_fixed_size) {
+    return Plain(x);  // compilers warn if elements that have no values yet are copied
+  } else if constexpr (is_matrix<X>) {
+    return Plain(x.rows(), x.cols());
   } else {
-    Plain y;
-    if constexpr (is_matrix<X>) {
-      y.resize(x.rows(), x.cols());
-    } else {
-      y.resize(x.dimensions());
-    }
-    return y;
+    return Plain(x.dimensions());
   }
 }
 
-/// A plain object of x's shape, as write(x's values, object) leaves it.
+/// A plain object of x's shape that write(values of x, object) has written.
 template <class X, class Write>
 [[nodiscard]] typename Argument<X>::Plain written(const X& x, const Write& write) {
   const auto& values = evaluated<Argument<X>::order>(x);
@@ -159,77 +125,143 @@ template <class X>
   Shape shape;
   shape.rank = Argument<X>::rank;
   if constexpr (is_matrix<X>) {
-    shape.extents[0] = x.rows();
-    shape.extents[1] = x.cols();
+    shape.extents = {x.rows(), x.cols()};
   } else {
     const Eigen::DSizes<Index, Argument<X>::rank> sizes(x.dimensions());
     for (std::size_t d = 0; d < Argument<X>::rank; ++d) shape.extents[d] = sizes[d];
   }
   return shape;
 }
+[[nodiscard]] inline std::size_t channel_of(const Shape& shape, ChannelAxis axis) {
+  return axis == ChannelAxis::first ? 1 : static_cast<std::size_t>(shape.rank) - 1;
+}
 
-/// The view of a directly accessed argument. T is its scalar, const for what is only read.
-template <class T, int Order, class X>
-[[nodiscard]] View<T> view_of(X& x, ChannelAxis axis) {
-  if constexpr (is_matrix<Bare<X>>) {
-    return matrix_view<T>(x.data(), x.rows(), x.cols(), x.rowStride(), x.colStride(),
-                          Order == Eigen::RowMajor);
+/// The view of an argument whose elements lie in memory. check_types() says whether to write there.
+template <int order, class X>
+[[nodiscard]] auto view_of(const X& x, const Shape& shape, ChannelAxis axis) {
+  using Scalar = typename Argument<X>::Scalar;
+  const auto* const elements = elements_of<Scalar>();
+  void* const data = const_cast<Scalar*>(x.data());
+  constexpr bool row_major = order == Eigen::RowMajor;
+  if constexpr (is_matrix<X>) {
+    return matrix_view(data, elements, x.rows(), x.cols(), x.rowStride(), x.colStride(), row_major);
   } else {
-    const Shape shape = shape_of(x);
-    const auto channel = static_cast<std::size_t>(axis == ChannelAxis::first ? 1 : shape.rank - 1);
+    const std::size_t channel = channel_of(shape, axis);
     Index before = 1, after = 1;
     for (std::size_t d = 0; d < channel; ++d) before *= shape.extents[d];
-    for (std::size_t d = channel + 1; d < static_cast<std::size_t>(shape.rank); ++d) {
-      after *= shape.extents[d];
-    }
-    const Index channels = shape.extents[channel];
-    return Order == Eigen::RowMajor ? dense_view<T>(x.data(), before, channels, after)
-                                    : dense_view<T>(x.data(), after, channels, before);
+    for (std::size_t d = channel + 1; d < Argument<X>::rank; ++d) after *= shape.extents[d];
+    if (!row_major) std::swap(before, after);
+    return dense_view(data, elements, before, shape.extents[channel], after);
   }
 }
 
-// What calls check of their arguments. ----------------------------------------------------------
+// The arguments of a call. ----------------------------------------------------------------------
 
-/// At compile time: y or dx can be written in place.
-template <class Scalar, class Y>
-constexpr void check_result() {
-  constexpr bool lies_in_memory = Argument<Bare<Y>>::is_direct;
-  static_assert(lies_in_memory, "batchnorm: y and dx must be written in place: no expressions");
-  if constexpr (lies_in_memory) {
-    static_assert(std::is_convertible_v<decltype(std::declval<Y&>().data()), Scalar*>,
-                  "batchnorm: y and dx must be writable");
+/// Can scalars be written to an X, or to a plain tensor that is then copied to it?
+template <class Scalar, class X, class = void>
+inline constexpr bool is_writable = is_tensor_ref<X>;
+template <class Scalar, class X>
+inline constexpr bool is_writable<Scalar, X, std::enable_if_t<Argument<Bare<X>>::is_direct>> =
+    std::is_convertible_v<decltype(std::declval<X&>().data()), Scalar*>;
+
+/// An argument that a call reads, with its name for messages: Reads{"x", x}.
+template <class X>
+struct Reads {
+  const char* name;
+  const X& x;
+  using Type = X;
+  template <class>
+  static constexpr bool is_allowed = true;
+};
+template <class X>
+Reads(const char*, const X&) -> Reads<X>;
+/// An argument that a call writes: Writes{"y", y}. Type is what settles the storage order.
+template <class X>
+struct Writes {
+  const char* name;
+  X& x;
+  using Type = Bare<std::conditional_t<is_tensor_ref<X>, typename Argument<Bare<X>>::Plain, X>>;
+  template <class Scalar>
+  static constexpr bool is_allowed = is_writable<Scalar, X>;
+};
+template <class X>
+Writes(const char*, X&) -> Writes<X>;
+
+/// The elements of a TensorRef may lie anywhere: its values are written, then copied back to it.
+template <class X, class Values>
+void copy_back(const X&, const Values&) {}
+template <class P, class Values>
+void copy_back(Eigen::TensorRef<P>& ref, const Values& values) {
+  for (Index i = 0; i < values.size(); ++i) ref.coeffRef(i) = values.data()[i];
+}
+
+/// At compile time: can a call take arguments of these types? If not, one message says why.
+template <class Scalar, class... A>
+[[nodiscard]] constexpr bool check_types() {
+  constexpr bool same =
+      (std::is_same_v<typename Argument<typename A::Type>::Scalar, Scalar> && ...);
+  static_assert(same || !std::is_same_v<Scalar, float>,
+                "batchnorm: arguments must have the layer's Scalar, float: x.cast<float>()");
+  static_assert(same || !std::is_same_v<Scalar, double>,
+                "batchnorm: arguments must have the layer's Scalar, double: x.cast<double>()");
+  static_assert(same || !std::is_same_v<Scalar, Eigen::half>,
+                "batchnorm: arguments must have the layer's Scalar, half: x.cast<Eigen::half>()");
+  static_assert(same || !std::is_same_v<Scalar, Eigen::bfloat16>,
+                "batchnorm: arguments must have the layer's Scalar: x.cast<Eigen::bfloat16>()");
+  constexpr bool writable = (A::template is_allowed<Scalar> && ...);
+  static_assert(!same || writable, "batchnorm: y and dx must be writable, and not expressions");
+  constexpr bool one_order = common_order<typename A::Type...>() != mixed_orders;
+  static_assert(one_order, "batchnorm: x, y, dy and dx must share a storage order");
+  return same && writable && one_order;
+}
+
+/// A likely reason for a wrong number of channels, for the message.
+[[nodiscard]] inline const char* likely_reason(const Shape& x, ChannelAxis axis, Index channels) {
+  const bool is_last = axis == ChannelAxis::last, is_flat = x.rank == 2;
+  const int other = is_flat ? 0 : is_last ? 1 : x.rank - 1;
+  if (x.extents[static_cast<std::size_t>(other)] != channels) return "";
+  if (is_flat)
+    return x.extents[1] == 1 ? ": one sample? x.transpose()"
+                             : ": samples in columns? x.transpose()";
+  return is_last ? ": channels first? See ChannelAxis" : ": channels last? See ChannelAxis";
+}
+/// Throws unless shapes[0], x's, has this number of channels and all the others are equal to it.
+inline void check_shapes(const Where& where, ChannelAxis axis, Index channels, const Shape* shapes,
+                         const char* const* names, std::size_t count) {
+  const Shape& x = shapes[0];
+  const Index got = x.extents[channel_of(x, axis)];
+  const char* const reason = likely_reason(x, axis, channels);
+  if (got != channels)
+    where.invalid({"expected ", channels, " channels, got ", got, " in ", x.text(), reason});
+  for (std::size_t k = 1; k < count; ++k) {
+    if (shapes[k] == x) continue;
+    where.invalid({"expected ", names[k], " of x's shape ", x.text(), ", got ", shapes[k].text()});
   }
 }
-template <class... X>
-[[nodiscard]] constexpr int checked_order() {
-  constexpr int order = common_order<X...>();
-  static_assert(order != mixed_orders, "batchnorm: x, y, dy and dx must share a storage order");
-  return order;
-}
 
-inline void check_channels(const Shape& shape, ChannelAxis axis, Index expected,
-                           const Where& where) {
-  const Index channels =
-      shape.extents[static_cast<std::size_t>(axis == ChannelAxis::last ? shape.rank - 1 : 1)];
-  if (channels != expected) {
-    where.invalid("expected " + std::to_string(expected) + " channels, got " +
-                  std::to_string(channels) + " in " + shape.text());
-  }
-}
-inline void check_same_shape(const char* what, const Shape& shape, const Shape& expected,
-                             const Where& where) {
-  if (shape != expected) {
-    where.invalid(std::string("expected ") + what + " of x's shape " + expected.text() + ", got " +
-                  shape.text());
+/// Checks the arguments of a call, Reads and Writes, the first of which is x. Then calls
+/// f(shape of x, view of each).
+template <class Scalar, class F, class... A>
+void on_views(const Where& where, ChannelAxis axis, Index channels, const F& f,
+              const A&... arguments) {
+  if constexpr (check_types<Scalar, A...>()) {
+    constexpr int order = common_order<typename A::Type...>();
+    const auto call = [&](const auto&... x) {
+      const Shape shapes[] = {shape_of(x)...};
+      const char* const names[] = {arguments.name...};
+      check_shapes(where, axis, channels, shapes, names, sizeof...(A));
+      f(shapes[0], view_of<order>(x, shapes[0], axis)...);
+      (copy_back(arguments.x, x), ...);
+    };
+    call(evaluated<order>(arguments.x)...);
   }
 }
 
-/// Writes a TensorRef, whose elements may lie anywhere, from a plain tensor.
-template <class Ref, class Write>
-void by_way_of_plain(Ref& ref, const Write& write) {
-  auto plain = like(ref);
-  write(plain);
-  for (Index i = 0; i < plain.size(); ++i) ref.coeffRef(i) = plain.data()[i];
+/// Throws if the output y shares memory with the input x.
+inline void check_apart(const Where& where, const char* out, const View& y, const char* in,
+                        const View& x) {
+  if (y.size() > 0 && (overlaps(x, y) || is_same_place(x, y)))
+    where.invalid({"expected ", out, " apart from ", in, ", got them overlapping"});
 }
 
 }  // namespace batchnorm::detail

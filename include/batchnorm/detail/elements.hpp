@@ -1,30 +1,56 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <array>
-#include <cstddef>
-#include <type_traits>
-
-#include "batchnorm/detail/arguments.hpp"
+#include "batchnorm/detail/loops.hpp"
 
 namespace batchnorm::detail {
 
-/// Calls f(index, element) for every element of a matrix or tensor, whatever its storage order, in
-/// the order of row-major memory: the last axis goes fastest. Slow, for weights.
-template <class X, class F>
-void for_each_element(X& x, const F& f) {
-  using Plain = std::remove_const_t<X>;
-  constexpr auto rank = static_cast<std::size_t>(Argument<Plain>::rank);
-  const Shape shape = shape_of(x);
-  std::array<Index, rank> i{};
-  for (Index left = x.size(); left > 0; --left) {
-    if constexpr (is_matrix<Plain>) {
-      f(i, x(i[0], i[1]));
-    } else {
-      f(i, x(i));
-    }
-    for (std::size_t d = rank; d > 0 && ++i[d - 1] == shape.extents[d - 1]; --d) i[d - 1] = 0;
-  }
+/// What the library has to know about the elements of a tensor: how to read and write them, and the
+/// loops over them. Code outside the loops is the same for all scalars of one Param; half and
+/// bfloat16 have other tables.
+struct Elements {
+  Index bytes;
+  Index number_bytes;  // of Param
+  void (*read)(const void* from, Index count, Index step,
+               double* to);           // elements `step` apart
+  void (*write)(void* to, double v);  // v is a number of Param
+  Loops moments, gradients, normalize, input_gradient;
+};
+
+template <class T>
+void read_elements(const void* from, Index count, Index step, double* to) {
+  const T* const elements = static_cast<const T*>(from);
+  for (Index i = 0; i < count; ++i) to[i] = static_cast<double>(elements[i * step]);
 }
+/// NaN is written by its bits: Eigen's rounding to 16 bits may change it to infinity.
+template <class T>
+void write_element(void* to, double v) {
+  T element = static_cast<T>(static_cast<ParamOf<T>>(v));
+  if constexpr (sizeof(T) == 2) {
+    if (is_nan(v)) element = Eigen::numext::bit_cast<T>(std::uint16_t{0x7fff});
+  }
+  *static_cast<T*>(to) = element;
+}
+
+/// The table for T. The first call finds out what the processor can do.
+template <class T>
+[[nodiscard]] const Elements* elements_of() {
+  static const Elements table{sizeof(T),
+                              sizeof(ParamOf<T>),
+                              read_elements<T>,
+                              write_element<T>,
+                              loops_of<Moments, T>(),
+                              loops_of<Gradients, T>(),
+                              loops_of<Normalize, T>(),
+                              loops_of<InputGradient, T>()};
+  return &table;
+}
+
+#if defined(BATCHNORM_COMPILED)
+extern template const Elements* elements_of<float>();
+extern template const Elements* elements_of<double>();
+extern template const Elements* elements_of<Eigen::half>();
+extern template const Elements* elements_of<Eigen::bfloat16>();
+#endif
 
 }  // namespace batchnorm::detail

@@ -2,32 +2,31 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <cmath>
 #include <cstdint>
-#include <string>
 #include <type_traits>
 
+#include "batchnorm/detail/running.hpp"
 #include "batchnorm/detail/scalar.hpp"
 #include "batchnorm/error.hpp"
 #include "batchnorm/options.hpp"
 
 namespace batchnorm {
 
-/// BatchNorm1d of a number of channels known at compile time, for real-time and embedded programs:
-/// the layer is one block of numbers wherever you put it, and with matrices of fixed size no call
-/// uses the heap, construction and copies included. It needs neither exceptions nor RTTI, nor
-/// Eigen's Tensor.
+/// BatchNorm1d with a number of channels that is known at compile time, for real-time and embedded
+/// programs. The layer is one block of numbers, wherever it lies. With matrices of fixed size no
+/// call uses the heap, not even to construct or copy a layer. It needs no exceptions, no RTTI and
+/// not Eigen's Tensor.
 ///
-///   FixedBatchNorm1d<float, 64> bn;                     // BatchNorm1d's formulas, members and options
-///   Eigen::Matrix<float, 32, 64, Eigen::RowMajor> x;    // N rows, C columns: fixed, at most or mapped
+///   FixedBatchNorm1d<float, 64> bn;                   // formulas and options of BatchNorm1d
+///   Eigen::Matrix<float, 32, 64, Eigen::RowMajor> x;  // N rows, C columns; also a map or block
 ///   auto y = bn.forward(x);
 ///   auto dx = bn.backward(x, dy);
 ///
-/// It differs from BatchNorm1d in this: x, y, dy and dx are dense matrices of C columns; gamma() is
-/// 1 and beta() 0, and their gradients stay 0, where an option has switched them off, instead of
-/// being empty, as running statistics stay 0 and 1; it computes in double throughout, by plain
-/// loops on the calling thread; deviations of doubles beyond 1e150, whose squares overflow, count
-/// as not finite. The message of an error is a std::string, the only one on the heap.
+/// It differs from BatchNorm1d in four points. x, y, dy and dx are dense matrices of C columns. If
+/// an option switches a vector off, the vector is not empty: gamma() is 1, beta() is 0, their
+/// gradients are 0, and the running statistics stay 0 and 1. It computes in double, by plain loops
+/// on the calling thread. Deviations of doubles beyond 1e150, whose squares overflow, count as not
+/// finite. Only the message of an error is on the heap.
 template <class Scalar, int C>
 class FixedBatchNorm1d {
   static_assert(detail::is_supported_scalar<Scalar>,
@@ -42,12 +41,10 @@ class FixedBatchNorm1d {
   /// Throws std::invalid_argument for options that are not valid.
   explicit FixedBatchNorm1d(const Options& options = {}) : options_(options) {
     detail::validate<Param>(options, in("FixedBatchNorm1d"));
-    reset_parameters();
-    reset_running_stats();
-    zero_grad();
+    reset_parameters(), reset_running_stats(), zero_grad();
   }
 
-  /// y by value, of x's plain type.
+  /// Returns y, of x's plain type.
   template <class X>
   [[nodiscard]] typename X::PlainObject forward(const Eigen::DenseBase<X>& x) {
     check_owned<X>();
@@ -55,14 +52,10 @@ class FixedBatchNorm1d {
     write_forward(x.derived(), y, false);
     return y;
   }
-  /// The same into y, of x's shape: apart from x, or in eval mode x itself.
+  /// The same into y, already of x's shape: apart from x, or in eval mode x itself.
   template <class X, class Y>
-  void forward(const Eigen::DenseBase<X>& x, Eigen::DenseBase<Y>& y) {
+  void forward(const Eigen::DenseBase<X>& x, Y&& y) {
     write_forward(x.derived(), y.derived(), is_in_place(x.derived(), y.derived()));
-  }
-  template <class X, class Y>
-  void forward(const Eigen::DenseBase<X>& x, Eigen::DenseBase<Y>&& y) {
-    forward(x, y);
   }
 
   template <class X, class Dy>
@@ -75,29 +68,15 @@ class FixedBatchNorm1d {
   }
   /// The same into dx, which may be dy.
   template <class X, class Dy, class Dx>
-  void backward(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Dy>& dy,
-                Eigen::DenseBase<Dx>& dx) {
-    check_type<X>();
-    check_type<Dy>();
-    check_type<Dx>();
+  void backward(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Dy>& dy, Dx&& dx) {
     const detail::Where where = in("backward");
     if (rows_ < 0)
-      where.misuse("expected a forward before backward, got none: call forward(x) first");
-    if (is_overwritten_) {
-      where.misuse("expected the x of the last forward, which wrote y over it");
-    }
-    if (x.rows() != rows_) {
-      where.invalid("expected the x of the last forward, of " + std::to_string(rows_) +
-                    " rows, got " + std::to_string(x.rows()));
-    }
-    check_rows("dy", dy.rows(), where);
-    check_rows("dx", dx.rows(), where);
+      where.misuse({"expected a forward before backward, got none: call forward(x) first"});
+    if (is_overwritten_)
+      where.misuse({"expected the x of the last forward, which wrote y over it"});
+    check_rows("the x of the last forward,", x.rows(), rows_, where);
+    check_rows("dy", dy.rows(), rows_, where), check_rows("dx", dx.rows(), rows_, where);
     if (x.rows() > 0) write_backward(x.derived(), dy.derived(), dx.derived());
-  }
-  template <class X, class Dy, class Dx>
-  void backward(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Dy>& dy,
-                Eigen::DenseBase<Dx>&& dx) {
-    backward(x, dy, dx);
   }
 
   void train(bool on = true) { training_ = on; }
@@ -112,28 +91,17 @@ class FixedBatchNorm1d {
   [[nodiscard]] const Vector& grad_gamma() const { return grad_gamma_; }
   [[nodiscard]] Vector& grad_beta() { return grad_beta_; }
   [[nodiscard]] const Vector& grad_beta() const { return grad_beta_; }
-  [[nodiscard]] Vector& running_mean() { return running_mean_; }
-  [[nodiscard]] const Vector& running_mean() const { return running_mean_; }
-  [[nodiscard]] Vector& running_var() { return running_var_; }
-  [[nodiscard]] const Vector& running_var() const { return running_var_; }
-  [[nodiscard]] std::int64_t num_batches_tracked() const { return num_batches_tracked_; }
+  [[nodiscard]] Vector& running_mean() { return running_.mean; }
+  [[nodiscard]] const Vector& running_mean() const { return running_.mean; }
+  [[nodiscard]] Vector& running_var() { return running_.var; }
+  [[nodiscard]] const Vector& running_var() const { return running_.var; }
+  [[nodiscard]] std::int64_t num_batches_tracked() const { return running_.batches; }
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] static constexpr Index num_features() { return C; }
 
-  void zero_grad() {
-    grad_gamma_.setZero();
-    grad_beta_.setZero();
-  }
-  void reset_parameters() {
-    gamma_.setOnes();
-    beta_.setZero();
-  }
-  void reset_running_stats() {
-    running_mean_.setZero();
-    running_var_.setOnes();
-    num_batches_tracked_ = 0;
-    skipped_.setZero();
-  }
+  void zero_grad() { grad_gamma_.setZero(), grad_beta_.setZero(); }
+  void reset_parameters() { gamma_.setOnes(), beta_.setZero(); }
+  void reset_running_stats() { running_.reset(); }
 
  private:
   using Numbers = Eigen::Array<double, C, 1>;
@@ -152,27 +120,17 @@ class FixedBatchNorm1d {
                   "batchnorm: a result of no fixed size would use the heap: give y or dx");
   }
   static void check_rows(const char* what, Index rows, Index expected, const detail::Where& where) {
-    if (rows == expected) return;
-    where.invalid(std::string("expected ") + what + " of " + std::to_string(expected) +
-                  " rows, got " + std::to_string(rows));
-  }
-  void check_rows(const char* what, Index rows, const detail::Where& where) const {
-    check_rows(what, rows, rows_, where);
+    if (rows != expected) where.invalid({"expected ", what, " of ", expected, " rows, got ", rows});
   }
   template <class X, class Y>
   [[nodiscard]] bool is_in_place(const X& x, const Y& y) const {
     constexpr unsigned flags_of_x = X::Flags, flags_of_y = Y::Flags;
-    constexpr bool both_lie_in_memory = (flags_of_x & flags_of_y & Eigen::DirectAccessBit) != 0;
-    if constexpr (both_lie_in_memory) {
-      if (x.size() == 0 || static_cast<const void*>(x.data()) != y.data()) return false;
-      if (training_) {
-        in("forward").invalid(
-            "expected y apart from x, which backward needs, got them overlapping");
-      }
-      return true;
-    } else {
-      return false;
-    }
+    bool is_same = false;
+    if constexpr ((flags_of_x & flags_of_y & Eigen::DirectAccessBit) != 0)
+      is_same = x.size() > 0 && static_cast<const void*>(x.data()) == y.data();
+    const char* const what = "expected y apart from x, which backward needs, got them overlapping";
+    if (is_same && training_) in("forward").invalid({what});
+    return is_same;
   }
 
   /// Calls f(n, c) in the order of x's memory.
@@ -188,125 +146,85 @@ class FixedBatchNorm1d {
       }
     }
   }
-  template <class X>
-  [[nodiscard]] static double value(const X& x, Index n, Index c) {
-    return static_cast<double>(x.coeff(n, c));
-  }
-  template <class Y>
-  static void put(double v, Y& y, Index n, Index c) {
-    y.coeffRef(n, c) = Scalar(detail::narrow<Param>(v));
-  }
-  [[nodiscard]] Numbers gamma_in_double() const {
-    return options_.scale ? Numbers(gamma_.template cast<double>().array()) : Numbers::Ones();
-  }
-  [[nodiscard]] Numbers beta_in_double() const {
-    return options_.shift ? Numbers(beta_.template cast<double>().array()) : Numbers::Zero();
+  [[nodiscard]] static double value(const Scalar& v) { return static_cast<double>(v); }
+  [[nodiscard]] static Scalar rounded(double v) { return Scalar(detail::narrow<Param>(v)); }
+  [[nodiscard]] static Numbers in_double(const Vector& v) { return v.template cast<double>(); }
+  [[nodiscard]] Numbers gamma_or_ones() const {
+    return options_.scale ? in_double(gamma_) : Numbers::Ones();
   }
 
   template <class X, class Y>
   void write_forward(const X& x, Y& y, bool in_place) {
-    check_type<X>();
-    check_type<Y>();
+    check_type<X>(), check_type<Y>();
     const detail::Where where = in("forward");
-    check_rows("y", y.rows(), x.rows(), where);
     const Index n = x.rows();
+    check_rows("y", y.rows(), n, where);
     const bool by_batch = is_by_batch(n, where);
-    Numbers mean = running_mean_.template cast<double>().array();
-    Numbers var = running_var_.template cast<double>().array();
+    Numbers mean = in_double(running_.mean), var = in_double(running_.var);
     if (by_batch && n > 0) measure(x, mean, var, where);
-    const Numbers inv_std = (var + options_.eps).sqrt().inverse();
-    const Numbers gamma = gamma_in_double(), beta = beta_in_double();
+    const Numbers inv_std =
+        (var + options_.eps == 0).select(0, (var + options_.eps).sqrt().inverse());
+    const Numbers gamma = gamma_or_ones();
+    const Numbers beta = options_.shift ? in_double(beta_) : Numbers::Zero();
     for_each(x, [&](Index i, Index c) {
-      const double x_hat = (value(x, i, c) - mean[c]) * inv_std[c];
-      put(gamma[c] * x_hat + beta[c], y, i, c);
+      const double x_hat = (value(x.coeff(i, c)) - mean[c]) * inv_std[c];
+      y.coeffRef(i, c) = rounded(gamma[c] * x_hat + beta[c]);
     });
-    if (training_ && by_batch && n > 0 && options_.track_running_stats) update(mean, var, n);
-    mean_ = mean;
-    inv_std_ = inv_std;
-    by_batch_ = by_batch;
-    rows_ = n;
-    is_overwritten_ = in_place;
+    if (training_ && by_batch && n > 0 && options_.track_running_stats)
+      running_.take(mean.data(), var.data(), n, options_);
+    mean_ = mean, inv_std_ = inv_std, by_batch_ = by_batch;
+    rows_ = n, is_overwritten_ = in_place;
   }
-
   [[nodiscard]] bool is_by_batch(Index n, const detail::Where& where) const {
     if (!training_ && options_.track_running_stats) return false;
     const bool too_few = n == 1 || (n == 0 && training_);
-    if (too_few && options_.single_value == SingleValue::reject) {
-      where.invalid("expected more than one value per channel, got " + std::to_string(n) +
-                    ": see Options::single_value");
-    }
+    const char* const advice = ": see Options::single_value";
+    if (too_few && options_.single_value == SingleValue::reject)
+      where.invalid({"expected more than one value per channel, got ", n, advice});
     return n != 1 || options_.single_value == SingleValue::accept;
   }
-
-  /// In two passes, the first about one of the values.
+  /// Takes two passes, the first about one of the values. Writes a var of NaN unless all is finite.
   template <class X>
   void measure(const X& x, Numbers& mean, Numbers& var, const detail::Where& where) const {
     const double n = static_cast<double>(x.rows());
     Numbers v0, sum = Numbers::Zero(), squares = Numbers::Zero();
-    for (Index c = 0; c < C; ++c) v0[c] = value(x, x.rows() / 2, c);
-    for_each(x, [&](Index i, Index c) { sum[c] += value(x, i, c) - v0[c]; });
+    for (Index c = 0; c < C; ++c) v0[c] = value(x.coeff(x.rows() / 2, c));
+    for_each(x, [&](Index i, Index c) { sum[c] += value(x.coeff(i, c)) - v0[c]; });
     mean = v0 + sum / n;
     for_each(x, [&](Index i, Index c) {
-      const double d = value(x, i, c) - mean[c];
+      const double d = value(x.coeff(i, c)) - mean[c];
       squares[c] += d * d;
     });
     var = squares / n;
-    for (Index c = 0; c < C && options_.non_finite == NonFinite::reject; ++c) {
-      if (is_finite_channel(mean, var, c)) continue;
-      where.domain("expected finite values, got some that are not in channel " + std::to_string(c));
-    }
-  }
-  [[nodiscard]] static bool is_finite_channel(const Numbers& mean, const Numbers& var, Index c) {
-    return detail::is_finite(mean[c]) && detail::is_finite(var[c]);
-  }
-
-  /// running = (1 - w) * running + w * batch
-  void update(const Numbers& mean, const Numbers& var, Index count) {
-    const bool unbiased = options_.running_variance == VarianceEstimate::unbiased;
-    const double n = static_cast<double>(count);
     for (Index c = 0; c < C; ++c) {
-      const bool finite = is_finite_channel(mean, var, c);
-      const bool skip = !finite && options_.non_finite == NonFinite::skip_update;
-      const bool skip_var = skip || (unbiased && count == 1);  // n - 1 = 0
-      if (!skip) move(mean[c], weight(c, 0), finite, running_mean_[c]);
-      if (!skip_var)
-        move(unbiased ? var[c] * n / (n - 1) : var[c], weight(c, 1), finite, running_var_[c]);
-      skipped_(c, 0) += skip;
-      skipped_(c, 1) += skip_var;
+      if (detail::is_finite(mean[c]) && detail::is_finite(var[c])) continue;
+      var[c] = detail::not_a_number<double>();
+      if (options_.non_finite == NonFinite::reject)
+        where.domain({"expected finite values, got some that are not in channel ", c});
     }
-    ++num_batches_tracked_;
-  }
-  [[nodiscard]] double weight(Index c, int which) const {
-    if (!options_.momentum.is_cumulative()) return options_.momentum.weight_of_new();
-    return 1 / (1 + static_cast<double>(num_batches_tracked_ - skipped_(c, which)));
-  }
-  static void move(double v, double w, bool finite, Param& running) {
-    if (w == 0) return;
-    const double there = (1 - w) * static_cast<double>(running) + w * v;
-    const bool stays_finite = finite && detail::is_finite(static_cast<double>(running));
-    running = stays_finite ? detail::saturated<Param>(there) : detail::narrow<Param>(there);
   }
 
   /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n)
   template <class X, class Dy, class Dx>
   void write_backward(const X& x, const Dy& dy, Dx& dx) {
+    check_type<X>(), check_type<Dy>(), check_type<Dx>();
     Numbers dgamma = Numbers::Zero(), dbeta = Numbers::Zero();
-    const auto x_hat = [&](Index i, Index c) { return (value(x, i, c) - mean_[c]) * inv_std_[c]; };
+    const auto x_hat = [&](Index i, Index c) {
+      return (value(x.coeff(i, c)) - mean_[c]) * inv_std_[c];
+    };
     for_each(x, [&](Index i, Index c) {
-      dbeta[c] += value(dy, i, c);
-      dgamma[c] += value(dy, i, c) * x_hat(i, c);
+      dbeta[c] += value(dy.coeff(i, c));
+      dgamma[c] += value(dy.coeff(i, c)) * x_hat(i, c);
     });
     const double one_nth = by_batch_ ? 1 / static_cast<double>(rows_) : 0;
-    const Numbers factor = gamma_in_double() * inv_std_;
+    const Numbers factor = gamma_or_ones() * inv_std_;
     for_each(x, [&](Index i, Index c) {
-      double d = value(dy, i, c);
+      double d = value(dy.coeff(i, c));
       if (by_batch_) d -= dbeta[c] * one_nth + x_hat(i, c) * (dgamma[c] * one_nth);
-      put(factor[c] * d, dx, i, c);
+      dx.coeffRef(i, c) = rounded(factor[c] * d);
     });
     const auto add = [](const Numbers& of_call, Vector& sums) {
-      for (Index c = 0; c < C; ++c) {
-        sums[c] = detail::narrow<Param>(static_cast<double>(sums[c]) + of_call[c]);
-      }
+      for (Index c = 0; c < C; ++c) sums[c] = detail::narrow<Param>(double{sums[c]} + of_call[c]);
     };
     if (options_.scale) add(dgamma, grad_gamma_);
     if (options_.shift) add(dbeta, grad_beta_);
@@ -314,16 +232,14 @@ class FixedBatchNorm1d {
 
   Options options_;
   bool training_ = true;
-  Vector gamma_, beta_;                       // learned scale and shift
-  Vector grad_gamma_, grad_beta_;             // accumulated dgamma, dbeta
-  Vector running_mean_, running_var_;         // what eval mode normalizes with
-  std::int64_t num_batches_tracked_ = 0;      // accepted training batches
-  Eigen::Array<std::int64_t, C, 2> skipped_;  // how many of these had no part in mean, in variance
-  Numbers mean_ = Numbers::Zero();            // of the last forward: mu
-  Numbers inv_std_ = Numbers::Zero();         // 1 / sqrt(var + eps)
-  Index rows_ = -1;                           // n; -1 before the first forward
-  bool by_batch_ = false;                     // by the batch's statistics, else the running ones
-  bool is_overwritten_ = false;               // y was written over x
+  Vector gamma_, beta_;                        // learned scale and shift
+  Vector grad_gamma_, grad_beta_;              // accumulated dgamma, dbeta
+  detail::RunningStatistics<Vector> running_;  // what eval mode normalizes with
+  // Of the last forward:
+  Numbers mean_ = Numbers::Zero(), inv_std_ = Numbers::Zero();
+  Index rows_ = -1;              // n; -1: there was none
+  bool by_batch_ = false;        // did the batch's statistics normalize, not the running ones?
+  bool is_overwritten_ = false;  // was y written over x?
 };
 
 }  // namespace batchnorm

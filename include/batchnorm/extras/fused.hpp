@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/Core>
 #include <algorithm>
-#include <array>
-#include <cmath>
-#include <string>
+#include <limits>
 #include <type_traits>
 
-#include "batchnorm/detail/in_parts.hpp"
+#include "batchnorm/layer.hpp"
 
 namespace batchnorm {
-
-// Activations for Fused. ----------
 
 struct Identity {};  ///< z
 struct Relu {};      ///< max(z, 0)
@@ -22,249 +17,168 @@ struct LeakyRelu {
   double slope = 0.01;
 };
 
-}  // namespace batchnorm
+// Formulas, as in detail/formulas.hpp.
+namespace detail::fused {
+using functional::Affine, functional::Call, functional::Normalizer;
 
-// Their kernels, as in kernels.hpp.
-namespace batchnorm::detail::plain {
-#include "batchnorm/extras/fused_formulas.inc"
-}  // namespace batchnorm::detail::plain
-#if defined(__x86_64__) && !(defined(__AVX2__) && defined(__FMA__))
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
-namespace batchnorm::detail::avx2 {
-#include "batchnorm/extras/fused_formulas.inc"
-}  // namespace batchnorm::detail::avx2
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
-
-namespace batchnorm {
-namespace detail {
-
-/// act(z) and act'(z) * dy of one value.
-template <class Act>
-[[nodiscard]] double activated(Act, double z, double slope) {
-  if constexpr (std::is_same_v<Act, Identity>) return z;
-  if (z <= 0) return std::is_same_v<Act, LeakyRelu> ? z * slope : 0;
-  return std::is_same_v<Act, Relu6> && z >= 6 ? 6 : z;
+/// act(z) if v is z and top is 6; dz = act'(z) * dy if v is dy and top is 0. All comparisons with
+/// NaN are false: where z is NaN, act(z) is NaN, and dy passes.
+template <class Act, int top, class V>
+BATCHNORM_INLINE void activate(const V& z, const V& v, const V& slope, V& result) {
+  constexpr bool is_leaky = std::is_same_v<Act, LeakyRelu>;
+  result = v;
+  if constexpr (std::is_same_v<Act, Relu6>) result = z >= V{} + 6 ? V{} + top : v;
+  if constexpr (is_leaky) result = z <= V{} ? v * slope : v;
+  if constexpr (!is_leaky && !std::is_same_v<Act, Identity>) result = z <= V{} ? V{} : result;
 }
-template <class Act>
-[[nodiscard]] double passed(Act, double z, double dy, double slope) {
-  if constexpr (std::is_same_v<Act, Identity>) return dy;
-  if (z <= 0) return std::is_same_v<Act, LeakyRelu> ? dy * slope : 0;
-  return std::is_same_v<Act, Relu6> && z >= 6 ? 0 : dy;
-}
-
-/// What fused passes keep per channel, besides the scratch of all passes.
-template <class A>
-class FusedScratch {
- public:
-  FusedScratch(Index channels, double slope)
-      : slope_(slope), numbers_(channels + line_bytes, 3) {  // with room to read a vector
-    numbers_.setZero();
-    numbers_.col(2).setConstant(static_cast<A>(slope));
+template <bool sums, int number_of_inputs, int number_of_coefficients>
+struct FormulaOf {
+  static constexpr bool is_sum = sums;
+  static constexpr int inputs = number_of_inputs, coefficients = number_of_coefficients;
+  template <class A>
+  using Number = A;
+};
+/// y = act(z) or act(z + r), with z = (x - mean) * scale + shift
+template <class Act, bool with_r>
+struct ActOfZ : FormulaOf<false, with_r ? 2 : 1, 4> {
+  template <class V>
+  static BATCHNORM_INLINE void of(const V& x, const V& mean, const V& scale, const V& shift,
+                                  const V& slope, V& y) {
+    const V z = (x - mean) * scale + shift;
+    activate<Act, 6>(z, z, slope, y);
   }
-  [[nodiscard]] A* scale_of_z() const { return numbers_.data(); }
-  [[nodiscard]] A* shift_of_z() const { return numbers_.data() + numbers_.rows(); }
-  [[nodiscard]] A* slopes() const { return numbers_.data() + 2 * numbers_.rows(); }
-  [[nodiscard]] double slope() const { return slope_; }
-
- private:
-  double slope_;
-  mutable Eigen::Array<A, Eigen::Dynamic, Eigen::Dynamic> numbers_;
+  template <class V>
+  static BATCHNORM_INLINE void of(const V& x, const V& r, const V& mean, const V& scale,
+                                  const V& shift, const V& slope, V& y) {
+    const V z = (x - mean) * scale + shift + r;
+    activate<Act, 6>(z, z, slope, y);
+  }
+};
+/// dz = act'(y) * dy. y = act(z) is on the same side of 0 and of 6 as z.
+template <class Act>
+struct DzOfY : FormulaOf<false, 2, 1> {
+  template <class V>
+  static BATCHNORM_INLINE void of(const V& y, const V& dy, const V& slope, V& dz) {
+    activate<Act, 0>(y, dy, slope, dz);
+  }
+};
+/// What follows from dz, with z computed again from x: with 5 coefficients the terms of Gradients,
+/// with 7 dx of InputGradient, with 4 dx = dz * scale by given statistics, even if x is infinite.
+template <class Act, int count>
+struct OfDz : FormulaOf<count == 5, 2, count> {
+  template <class V, class... Rest>
+  static BATCHNORM_INLINE void of(const V& x, const V& dy, const V& mean, const V& scale,
+                                  const V& z_shift, const V& slope, Rest&... rest) {
+    V dz;
+    activate<Act, 0>((x - mean) * scale + z_shift, dy, slope, dz);
+    if constexpr (count == 4) ((rest = dz * scale), ...);
+    if constexpr (count == 5) Gradients::of(x, dz, mean, rest...);
+    if constexpr (count == 7) InputGradient::of(x, dz, mean, scale, rest...);
+  }
 };
 
-/// y = act(z) or act(z + r), with the layer's y for z.
-template <class T, class Act>
-class FusedForward final : public Forward<T> {
- public:
-  using A = ParamOf<T>;
+// Passes, as in functional.hpp. T is the scalar, A its Param; `slopes` (C) are the activation's.
 
-  /// r.data is null where there is none.
-  FusedForward(const Pass<T, double>& pass, const View<T>& y, const View<const T>& r,
-               const FusedScratch<A>& numbers)
-      : Forward<T>(pass, r.data ? Operands<T>{2, {pass.x, r}, y} : Operands<T>{1, {pass.x, {}}, y}),
-        r_(r),
-        numbers_(&numbers) {}
-
- private:
-  using Base = Forward<T>;
-
-  void map(const Part& part) const override {
-    A* const* const k = this->factors;
-    const A* const numbers[] = {k[mean], k[scale], k[shift], numbers_->slopes()};
-    with_kernels([&](auto kernels) {
-      fused_with(kernels, Act()).normalize(this->plan.loops, part, this->kernel_operands, numbers);
-    });
+/// A formula's loops, which are chosen once in a program, with what they read and write.
+template <class Formula, class T, class... A>
+[[nodiscard]] Step step_of(const Operands& v, const A*... coefficients) {
+  static const Loops loops = loops_of<Formula, T>();
+  return {loops, sizeof(ParamOf<T>), {coefficients...}, v};
+}
+/// dz from y for a whole tensor: v is y, dy and dz, which may be y or dy.
+template <class T, class Act, class A>
+void map_dz(Operands v, const A* slopes, const Workers& workers) {
+  const Plan plan = plan_for(v, false);
+  map_all(plan, workers, step_of<DzOfY<Act>, T>(v, slopes));
+}
+/// y from v: x, r or an empty view, and y. y may be x if act is Identity or LeakyRelu: by a slope
+/// of 1 the loops copy the channels set aside. Core::forward_by gives `batch`.
+template <class T, class Act, class A>
+void write_y(Core<A>& core, const Operands& v, const functional::Statistics* batch,
+             const A* slopes) {
+  const Affine<A> affine = core.affine();
+  const Normalizer by = core.normalizer(core.next);
+  const Call<A> call(v, batch, core.workspace);
+  const auto& k = call.k;
+  const Step map =
+      call.v.in[1].data
+          ? step_of<ActOfZ<Act, true>, T>(call.v, k.mean, k.scale, k.shift, call.slope)
+          : step_of<ActOfZ<Act, false>, T>(call.v, k.mean, k.scale, k.shift, call.slope);
+  const auto settle = [&](Index c0, Index c1) {
+    if (batch) finish_moments(call, c0, c1, core.options.eps, *batch);
+    prepare_normalize(call, c0, c1, by, affine);
+    for (Index c = c0; c < c1; ++c) call.slope[c] = k.is_beyond[c] ? A(1) : slopes[c];
+  };
+  if (batch) {
+    by_groups(call.plan, core.workers, sum_moments(call), call.sums, settle, map);
+  } else {
+    settle(0, call.plan.channels);
+    map_all(call.plan, core.workers, map);
   }
-  void normalize_exactly(Index c, const exact::Statistics& statistics) const override {
-    const double gamma = this->affine.gamma(c), beta = this->affine.beta(c);
-    const auto one = [&](const T* px, double r, T* py) {
-      const double z = exact::normalized(static_cast<double>(*px), statistics, gamma, beta) + r;
-      exact::put(py, activated(Act(), z, numbers_->slope()));
-    };
-    if (r_.data) {
-      const auto f = [&](const T* px, const T* pr, T* py) {
-        one(px, static_cast<double>(*pr), py);
-      };
-      exact::for_each(c, f, this->x, r_, this->y_);
-    } else {
-      exact::for_each(
-          c, [&](const T* px, T* py) { one(px, 0, py); }, this->x, this->y_);
+  normalize_beyond(call, by, affine, [&](Index o, Index c, Index i, auto z) {
+    decltype(z) y, with_r = call.v.in[1].data ? z + call.v.in[1].value(o, c, i) : z;
+    activate<Act, 6>(with_r, with_r, decltype(z){slopes[c]}, y);
+    return y;
+  });
+}
+/// z for the sums of a backward. Where z does not fit the loops, its shift is NaN, and inv_std does
+/// not fit either, so that finish_gradients takes the slow path.
+template <class A>
+void prepare_z(const Call<A>& call, const Normalizer& by, const Affine<A>& affine) {
+  prepare_normalize(call, 0, call.plan.channels, by, affine);
+  static_cast<void>(sum_gradients(call, by));  // sets mean and inv_std
+  for (Index c = 0; c < call.plan.channels; ++c) {
+    if (by.is_finite(c) && !call.k.is_beyond[c]) continue;
+    call.k.shift[c] = not_a_number<A>();
+    call.inv_std[c] = std::numeric_limits<A>::max();
+  }
+}
+/// z for dx, after prepare_input_gradient, whose scale is z's. Where z_shift is NaN, dy passes, and
+/// so the channels set aside are copied.
+template <class A>
+void finish_z(const Call<A>& call, Index c0, Index c1, const Normalizer& by, A* z_shift) {
+  for (Index c = c0; c < c1; ++c) {
+    if (call.k.is_beyond[c] || (is_nan(double{z_shift[c]}) && by.is_finite(c))) {
+      call.k.set_aside(c, true);
+      call.mean_dy[c] = call.slope[c] = 0;
+      z_shift[c] = not_a_number<A>();
+    } else if (!by.of_batch) {
+      call.k.mean[c] = static_cast<A>(by.mean[c]);
     }
   }
+}
+/// dx and `out` from x, dy and dx. Core::backward_by gives `by` and `out`.
+template <class T, class Act, class A>
+void write_dx(Core<A>& core, const Operands& operands, const Normalizer& by,
+              const functional::GradientSums& out, const A* slopes) {
+  const Affine<A> affine = core.affine();
+  const Call<A> call(operands, true, core.workspace);
+  const Operands &v = call.v, inputs{{v.in[0], v.in[1]}, {}};
+  const auto& k = call.k;
+  A* const z_shift = call.inv_std;  // for the map; inv_std is for the sums, which come first
+  const Step sums =
+      step_of<OfDz<Act, 5>, T>(inputs, k.mean, k.scale, k.shift, slopes, call.inv_std);
+  const Step dx = by.of_batch ? step_of<OfDz<Act, 7>, T>(v, k.mean, k.scale, z_shift, slopes,
+                                                         k.shift, call.mean_dy, call.slope)
+                              : step_of<OfDz<Act, 4>, T>(v, k.mean, k.scale, z_shift, slopes);
+  const auto dz_of = [&](Index c, const auto& s, auto x, auto dy) {
+    decltype(x) z, dz, scale = affine.gamma_of(c) * s.inv_std, beta = affine.beta_of(c);
+    Normalize::of(x, s.mean, scale, beta, z);
+    activate<Act, 0>(z, dy, decltype(x){slopes[c]}, dz);
+    return dz;
+  };
+  prepare_z(call, by, affine);
+  const auto settle = [&](Index c0, Index c1) {
+    finish_gradients(call, c0, c1, by, out, dz_of);
+    std::copy(k.shift + c0, k.shift + c1, z_shift + c0);
+    prepare_input_gradient(call, c0, c1, by, affine, out, call.n);
+    finish_z(call, c0, c1, by, z_shift);
+  };
+  by_groups(call.plan, core.workers, sums, call.sums, settle, dx);
+  input_gradient_beyond(call, by, affine, nullptr, call.n, dz_of);
+}
 
-  View<const T> r_;
-  const FusedScratch<A>* numbers_;
-};
-
-/// dx, dgamma and dbeta from dy with respect to y = act(z), z made again from x.
-template <class T, class Act>
-class FusedBackward final : public Backward<T> {
- public:
-  using A = ParamOf<T>;
-
-  FusedBackward(const Pass<T, const double>& pass, const View<const T>& dy, const View<T>& dx,
-                const FusedScratch<A>& numbers)
-      : Backward<T>(pass, dy, dx), numbers_(&numbers) {}
-
- private:
-  using Base = Backward<T>;
-  using Base::x, Base::by, Base::affine, Base::scratch, Base::factors;
-
-  /// z = (x - mean) * scale + shift, with the numbers of the forward.
-  void start(Index g) const override {
-    Base::start(g);
-    this->for_channels(g, [&](Index c) {
-      const double scale_c = affine.gamma(c) * by.inv_std[c];
-      numbers_->scale_of_z()[c] = static_cast<A>(scale_c);
-      numbers_->shift_of_z()[c] =
-          static_cast<A>(affine.beta(c) - rounding_of<A>(by.mean[c]) * scale_c);
-    });
-  }
-  void sum(const Part& part) const override {
-    const auto both = this->new_sums(part);
-    const A* const numbers[] = {factors[0], factors[1], numbers_->scale_of_z(),
-                                numbers_->shift_of_z(), numbers_->slopes()};
-    with_kernels([&](auto kernels) {
-      fused_with(kernels, Act())
-          .gradient_sums(this->plan.loops, part, this->kernel_operands, numbers, both.data());
-    });
-  }
-  void finish(Index g) const override {
-    Base::finish(g);
-    this->for_channels(g, [&](Index c) {
-      if (z_fits(c) || !this->has_finite_statistics(c)) return;
-      sum_exactly(c, exact::statistics(x, c, by.mean[c], by.inv_std[c], by.of_batch));
-    });
-  }
-  void sum_exactly(Index c, const exact::Statistics& statistics) const override {
-    std::array<double, 2> both{};
-    const auto f = [&](const T* px, const T* pdy) {
-      const double dz = dz_of(c, statistics, px, pdy);
-      both[0] += dz;
-      both[1] += dz * statistics.x_hat(static_cast<double>(*px));
-    };
-    exact::for_each(c, f, x, this->dy_);
-    this->set_sums(c, both);
-  }
-
-  void prepare(Index g) const override {
-    Base::prepare(g);
-    this->for_channels(g, [&](Index c) {
-      if (!this->has_finite_statistics(c)) return;
-      if (scratch.long_way[c] || !z_fits(c)) {  // a copy, by a z that is on no side of 0
-        scratch.long_way[c] = true;
-        for (A* const k : factors) k[c] = 0;
-        factors[scale][c] = 1;
-        numbers_->shift_of_z()[c] = detail::not_a_number<A>();
-      } else if (!by.of_batch) {
-        factors[mean][c] = static_cast<A>(by.mean[c]);
-      }
-    });
-  }
-  void map(const Part& part) const override {
-    A* const* const k = factors;
-    A *const shift_of_z = numbers_->shift_of_z(), *const slopes = numbers_->slopes();
-    const A* const of_batch[] = {k[mean],  k[scale],   k[shift], k[mean_dy],
-                                 k[slope], shift_of_z, slopes};
-    const A* const given[] = {k[mean], k[scale], shift_of_z, slopes};
-    with_kernels([&](auto kernels) {
-      const auto fused = fused_with(kernels, Act());
-      if (by.of_batch) {
-        fused.input_gradient(this->plan.loops, part, this->kernel_operands, of_batch);
-      } else {
-        fused.given_gradient(this->plan.loops, part, this->kernel_operands, given);
-      }
-    });
-  }
-  void map_exactly(Index c, const exact::Statistics& statistics) const override {
-    const double mean_dz = this->mean_of(this->dbeta()[c]);
-    const double mean_dz_x_hat = this->mean_of(this->dgamma()[c]);
-    const auto f = [&](const T* px, const T* pdy, T* pdx) {
-      const double x_part =
-          mean_dz_x_hat == 0 ? 0 : statistics.x_hat(static_cast<double>(*px)) * mean_dz_x_hat;
-      const double d = dz_of(c, statistics, px, pdy) - mean_dz - x_part;
-      exact::put(pdx, exact::product(affine.gamma(c), d, statistics.inv_std) * statistics.shrink);
-    };
-    exact::for_each(c, f, x, this->dy_, this->dx_);
-  }
-
-  [[nodiscard]] double dz_of(Index c, const exact::Statistics& statistics, const T* px,
-                             const T* pdy) const {
-    const double z =
-        exact::normalized(static_cast<double>(*px), statistics, affine.gamma(c), affine.beta(c));
-    return passed(Act(), z, static_cast<double>(*pdy), numbers_->slope());
-  }
-  /// Can the kernels compute z, as in a forward?
-  [[nodiscard]] bool z_fits(Index c) const {
-    const A scale_c = numbers_->scale_of_z()[c];
-    const double correction = rounding_of<A>(by.mean[c]) * affine.gamma(c) * by.inv_std[c];
-    return fits_as_offset(static_cast<A>(by.mean[c])) & fits_as_factor(scale_c) &
-           fits_as_offset(static_cast<A>(affine.beta(c))) &
-           Bits<A>(magnitude_bits(correction) < magnitude_bits(1.0)) &
-           fits_as_inv_std(static_cast<A>(by.inv_std[c]));
-  }
-
-  const FusedScratch<A>* numbers_;
-};
-
-/// dz = act'(z) * dy from y = act(z).
-template <class T, class Act>
-class PassedBackward final : Steps {
- public:
-  using A = ParamOf<T>;
-
-  PassedBackward(const View<const T>& y, const View<const T>& dy, const View<T>& dz,
-                 const FusedScratch<A>& numbers)
-      : operands_{2, {y, dy}, dz}, plan_(plan_for(operands_, false)), numbers_(&numbers) {}
-  void run(const Workers& workers) const { sweep(plan_, workers, *this, Sweep::maps); }
-
- private:
-  void start(Index) const override {}      // GCOV_EXCL_LINE: a map alone sums nothing
-  void sum(const Part&) const override {}  // GCOV_EXCL_LINE
-  void finish(Index) const override {}     // GCOV_EXCL_LINE
-  void prepare(Index) const override {}
-  void map(const Part& part) const override {
-    const A* const slopes[] = {numbers_->slopes()};
-    with_kernels([&](auto kernels) {
-      fused_with(kernels, Act()).passed_gradient(plan_.loops, part, operands_, slopes);
-    });
-  }
-
-  Operands<T> operands_;
-  Plan plan_;
-  const FusedScratch<A>* numbers_;
-};
-
-}  // namespace detail
+}  // namespace detail::fused
 
 /// A residual r for Fused, by plus(r).
 template <class R>
@@ -276,154 +190,108 @@ template <class R>
   return {r};
 }
 
-/// A layer with its activation, and a residual, in one pass over memory:
+/// A layer with its activation and, if given, a residual in one pass over memory:
 ///
 ///   Fused fused(bn, Relu());                          // or Identity(), Relu6(), LeakyRelu{0.2}
 ///   y = act(BN(x)):        fused.forward(x, y);                 fused.backward(x, dy, dx);
 ///   y = act(BN(x) + r):    fused.forward(x, y, plus(r));        fused.backward(x, y, dy, dx, dr);
 ///
-/// with dz = act'(z) * dy, and the layer's own backward from dz: adds to bn.grad_gamma() and
-/// bn.grad_beta(). No mask is kept: backward makes z again from x, or with a residual, whose
-/// gradient is dz, sees in y on which side of 0 it was. act' is 0, or the slope, at 0 and 0 at 6,
-/// as in PyTorch. y is the activation of the layer's y but for a rounding less. A NaN stays NaN.
+/// backward is the layer's, with dz = act'(z) * dy for dy. No mask is kept: z is computed again
+/// from x or, with a residual, y is compared. As in PyTorch, act' is 0 or the slope at 0, and 0 at
+/// 6. y has one rounding less than the activation of the layer's y. A NaN stays NaN.
 ///
-/// Mode, statistics, options, arguments and errors are the layer's; calls into memory of yours
-/// allocate nothing. y must not overlap x or r, in eval mode either. The layer must outlive this
-/// object and stay where it is, and its own backward is no longer of use after a fused forward.
-/// Under -ffast-math, dx is not promised for channels beyond the kernels' range. Source: ReLU after
+/// Mode, statistics, options, arguments and errors are the layer's; calls that write to memory of
+/// the caller allocate nothing. y must not overlap x or r, in eval mode either. The layer must
+/// outlive this object and stay where it is; its own backward is not valid after a fused forward.
+/// Under -ffast-math, dx is not promised for channels beyond the range of the loops. ReLU follows
 /// the addition, as in He et al., 2015, arXiv 1512.03385.
 template <class Act, class Scalar, int spatial>
 class Fused {
+  using View = detail::View;
+
  public:
   using Layer = BatchNorm<Scalar, spatial>;
+  using Param = typename Layer::Param;
 
   /// Throws std::invalid_argument for a slope that is negative or not finite.
-  Fused(Layer& layer, Act act) : parts_(layer), numbers_(layer.num_features(), slope_of(act)) {}
+  Fused(Layer& layer, Act act) : layer_(&layer) {
+    double slope = 0;
+    if constexpr (std::is_same_v<Act, LeakyRelu>) slope = act.slope;
+    const detail::Where where{"Fused", "Fused"};
+    if (!detail::is_finite(slope) || slope < 0)
+      where.invalid({"expected a finite slope of at least 0, got ", slope});
+    slopes_.setConstant(layer.num_features(), static_cast<Param>(slope));
+  }
 
   template <class X>
-  [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
+  [[nodiscard]] auto forward(const X& x) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
   template <class X, class R>
-  [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x, Plus<R> residual) {
+  [[nodiscard]] auto forward(const X& x, Plus<R> residual) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y, residual); });
   }
-  template <class X, class Y>
-  void forward(const X& x, Y&& y) {
-    parts_.on_views(in("forward"), x, y, [&](const In& in_x, const Out& out_y, const auto& shape) {
-      run_forward(in_x, out_y, shape, {});
-    });
-  }
-  template <class X, class Y, class R>
-  void forward(const X& x, Y&& y, Plus<R> residual) {
-    using detail::Bare;
-    if constexpr (detail::is_tensor_ref<Bare<Y>>) {
-      detail::by_way_of_plain(y, [&](auto& plain) { forward(x, plain, residual); });
-    } else {
-      constexpr int order = detail::common_order<X, Bare<Y>, R>();
-      check_order<order>();
-      const auto& r = detail::evaluated<order>(residual.r);
-      const detail::Where where = in("forward");
-      parts_.on_views(where, x, y, [&](const In& in_x, const Out& out_y, const auto& shape) {
-        const In in_r = view<const Scalar, order>("r", r, shape, where);
-        check_apart("y", out_y, "r", in_r, where);
-        run_forward(in_x, out_y, shape, in_r);
+  /// The same into y. `residual` is plus(r) or left out.
+  template <class X, class Y, class... R>
+  void forward(const X& x, Y&& y, Plus<R>... residual) {
+    auto& core = layer_->core();
+    const detail::Where where{"Fused", "forward"};
+    const auto f = [&](const auto& shape, const View& in_x, const View& out_y, const auto&... r) {
+      check_apart(where, "y", out_y, "x, which backward needs", in_x);
+      (check_apart(where, "y", out_y, "r", r), ...);
+      const detail::Entered entered(core.in_use, where);
+      core.forward_by(where, shape, in_x, false, [&](const functional::Statistics* own) {
+        detail::fused::write_y<Scalar, Act>(core, {{in_x, r...}, out_y}, own, slopes_.data());
       });
-    }
+      has_residual_ = sizeof...(R) > 0;
+    };
+    detail::on_views_of<Scalar, spatial>(core, where, f, detail::Reads{"x", x},
+                                         detail::Writes{"y", y}, detail::Reads{"r", residual.r}...);
   }
 
-  /// Of a forward without a residual. dx may be dy.
+  /// After a forward without a residual. dx may be dy.
   template <class X, class Dy>
-  [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
+  [[nodiscard]] auto backward(const X& x, const Dy& dy) {
     return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
-    const detail::Where where = in("backward");
-    if (has_residual_) {
-      where.misuse(
-          "expected the y and dr of a forward with a residual: "
-          "backward(x, y, dy, dx, dr)");
-    }
-    parts_.on_views(where, x, dy, dx,
-                    [&](const In& in_x, const In& in_dy, const Out& out, const auto& shape) {
-                      parts_.template backward_by<detail::FusedBackward<Scalar, Act>>(
-                          in_x, in_dy, out, shape, where, numbers_);
-                    });
+    auto& core = layer_->core();
+    const detail::Where where{"Fused", "backward"};
+    if (has_residual_) where.misuse({"expected backward(x, y, dy, dx, dr) after a residual"});
+    const auto f = [&](const auto& shape, const View& in_x, const View& in_dy, const View& out) {
+      core.backward_by(where, core.saved, shape, in_x, in_dy, out, [&](auto by, auto sums) {
+        detail::fused::write_dx<Scalar, Act>(core, {{in_x, in_dy}, out}, by, sums, slopes_.data());
+      });
+    };
+    detail::on_views_of<Scalar, spatial>(core, where, f, detail::Reads{"x", x},
+                                         detail::Reads{"dy", dy}, detail::Writes{"dx", dx});
   }
-  /// Of one with a residual: y is that forward's, dr the residual's gradient. dr may be dy.
+  /// After a forward with a residual, which wrote y. dr is the gradient of r. dx or dr may be dy.
   template <class X, class Y, class Dy, class Dx, class Dr>
   void backward(const X& x, const Y& y, const Dy& dy, Dx&& dx, Dr&& dr) {
-    using detail::Bare;
-    const detail::Where where = in("backward");
-    constexpr int order = detail::common_order<X, Y, Dy, Bare<Dx>, Bare<Dr>>();
-    check_order<order>();
-    static_assert(detail::Argument<Bare<Dr>>::is_direct,
-                  "batchnorm: dx and dr must be written in place: no expressions");
-    const auto& values_y = detail::evaluated<order>(y);
-    parts_.on_views(
-        where, x, dy, dx, [&](const In& in_x, const In& in_dy, const Out& out, const auto& shape) {
-          parts_.check_saved(shape, where);
-          const In in_y = view<const Scalar, order>("y", values_y, shape, where);
-          const Out out_dr = view<Scalar, order>("dr", dr, shape, where);
-          check_apart("dr", out_dr, "x", in_x, where);
-          check_apart("dr", out_dr, "dx", out, where);
-          check_apart("dr", out_dr, "y", in_y, where);
-          if (in_x.size() == 0) return;
-          detail::PassedBackward<Scalar, Act>(in_y, in_dy, out_dr, numbers_).run(parts_.workers());
-          parts_.template backward_by<detail::Backward<Scalar>>(in_x, out_dr, out, shape, where);
-        });
+    auto& core = layer_->core();
+    const detail::Where where{"Fused", "backward"};
+    const auto f = [&](const auto& shape, const View& in_x, const View& in_y, const View& in_dy,
+                       const View& out, const View& out_dr) {
+      check_apart(where, "dr", out_dr, "x", in_x);
+      check_apart(where, "dr", out_dr, "dx", out);
+      check_apart(where, "dr", out_dr, "y", in_y);
+      if (!is_same_place(in_dy, out_dr)) check_apart(where, "dr", out_dr, "dy or dy itself", in_dy);
+      core.backward_by(where, core.saved, shape, in_x, in_dy, out, [&](auto by, auto sums) {
+        detail::fused::map_dz<Scalar, Act>({{in_y, in_dy}, out_dr}, slopes_.data(), core.workers);
+        functional::backward<Param>(in_x, out_dr, by, core.affine(), sums, out, core.resources());
+      });
+    };
+    detail::on_views_of<Scalar, spatial>(core, where, f, detail::Reads{"x", x},
+                                         detail::Reads{"y", y}, detail::Reads{"dy", dy},
+                                         detail::Writes{"dx", dx}, detail::Writes{"dr", dr});
   }
 
  private:
-  using Parts = detail::InParts<Scalar, spatial>;
-  using In = detail::View<const Scalar>;
-  using Out = detail::View<Scalar>;
-
-  [[nodiscard]] static detail::Where in(const char* call) { return {"Fused", call}; }
-
-  [[nodiscard]] static double slope_of(const Act& act) {
-    if constexpr (std::is_same_v<Act, LeakyRelu>) {
-      if (!detail::is_finite(act.slope) || act.slope < 0) {
-        in("Fused").invalid("expected a finite slope of at least 0, got " +
-                            detail::number(act.slope));
-      }
-      return act.slope;
-    } else {
-      return 0;
-    }
-  }
-  template <int order>
-  static constexpr void check_order() {
-    static_assert(order != detail::mixed_orders,
-                  "batchnorm: x, y, r and their gradients must share a storage order");
-  }
-  template <class T, int order, class X>
-  [[nodiscard]] detail::View<T> view(const char* what, X& x, const detail::Shape& expected,
-                                     const detail::Where& where) const {
-    static_assert(std::is_same_v<typename detail::Argument<detail::Bare<X>>::Scalar, Scalar>,
-                  "batchnorm: x, y, r and their gradients must have the layer's Scalar");
-    detail::check_same_shape(what, detail::shape_of(x), expected, where);
-    return detail::view_of<T, order>(x, parts_.layer().options().channel_axis);
-  }
-  template <class T, class U>
-  static void check_apart(const char* what, const detail::View<T>& a, const char* other,
-                          const detail::View<U>& b, const detail::Where& where) {
-    if (a.size() > 0 && (detail::overlaps(a, b) || detail::is_same_place(a, b))) {
-      where.invalid(std::string("expected ") + what + " apart from " + other +
-                    ", got them overlapping");
-    }
-  }
-
-  void run_forward(const In& x, const Out& y, const detail::Shape& shape, const In& r) {
-    parts_.template forward_by<detail::FusedForward<Scalar, Act>>(x, y, shape, in("forward"), r,
-                                                                  numbers_);
-    has_residual_ = r.data != nullptr;
-  }
-
-  Parts parts_;
-  detail::FusedScratch<typename Layer::Param> numbers_;
-  bool has_residual_ = false;  // had the last forward one?
+  Layer* layer_;
+  typename Layer::Vector slopes_;  // (C)
+  bool has_residual_ = false;      // had the last forward one?
 };
 
 template <class Act, class Scalar, int spatial>

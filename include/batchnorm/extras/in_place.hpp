@@ -2,78 +2,41 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <string>
 #include <type_traits>
-#include <utility>
 
 #include "batchnorm/extras/fused.hpp"
 
 namespace batchnorm {
-namespace detail {
-
-/// v = act(v), in place.
-template <class T, class Act>
-class ActivateInPlace final : Steps {
- public:
-  using A = ParamOf<T>;
-
-  ActivateInPlace(const View<T>& v, double slope)
-      : operands_{1, {v, {}}, v},
-        plan_(plan_for(operands_, false)),
-        numbers_(v.channels + line_bytes, 3) {  // with room to read a vector
-    numbers_.col(0).setZero();
-    numbers_.col(1).setOnes();
-    numbers_.col(2).setConstant(static_cast<A>(slope));
-  }
-  void run(const Workers& workers) const { sweep(plan_, workers, *this, Sweep::maps); }
-
- private:
-  void start(Index) const override {}      // GCOV_EXCL_LINE: a map alone sums nothing
-  void sum(const Part&) const override {}  // GCOV_EXCL_LINE
-  void finish(Index) const override {}     // GCOV_EXCL_LINE
-  void prepare(Index) const override {}
-  void map(const Part& part) const override {
-    const A *const zeros = numbers_.data(), *const ones = zeros + numbers_.rows();
-    const A* const numbers[] = {zeros, ones, zeros, ones + numbers_.rows()};
-    with_kernels([&](auto kernels) {
-      fused_with(kernels, Act()).normalize(plan_.loops, part, operands_, numbers);
-    });
-  }
-
-  Operands<T> operands_;
-  Plan plan_;
-  Eigen::Array<A, Eigen::Dynamic, Eigen::Dynamic> numbers_;
-};
-
-}  // namespace detail
 
 /// A layer, and an activation that can be inverted, that writes y over x: a network need not keep x
-/// for backward, which has x_hat from y (Rota Bulo, Porzi and Kontschieder, 2017, arXiv
+/// for backward, which computes x_hat from y (Rota Bulo, Porzi and Kontschieder, 2017, arXiv
 /// 1712.02616).
 ///
-///   InPlace in_place(bn, LeakyRelu{0.1});     // or Identity(); a slope above 0
-///   in_place.forward(x);                      // x now holds y = act(gamma * x_hat + beta)
-///   in_place.backward(y, dy, dx);             // y is that x; adds to bn.grad_gamma(), bn.grad_beta()
+///   InPlace in_place(bn, LeakyRelu{0.1});  // or Identity(); a slope above 0
+///   in_place.forward(x);                   // x now holds y = act(gamma * x_hat + beta)
+///   in_place.backward(y, dy, dx);          // y is that x; adds to bn.grad_gamma(), bn.grad_beta()
 ///
 ///   z = act^-1(y)     x_hat = (z - beta) / gamma     dz = act'(z) * dy
 ///   dx = gamma * inv_std * (dz - dbeta / n - x_hat * dgamma / n)
 ///
-/// backward overwrites y with z where there is an activation; dx may be dy. gamma and beta may
-/// change between the two: the forward's are kept for x_hat.
+/// Where there is an activation, backward overwrites y with z. dx may be dy. gamma and beta may
+/// change between the two calls: x_hat is computed with those of the forward.
 ///
-/// y was rounded once, by u of it, and x_hat has that error magnified: u * (|x_hat| + |beta /
-/// gamma|), and less of it where slope is small. Where it would be without digits forward throws
-/// std::domain_error, before x is overwritten: for |gamma| below |beta| / 1000, or so small that y
-/// would be denormal. Use the layer's own forward there, or keep gamma from 0.
+/// y was rounded once, by u * |y|. So x_hat has an error of u * (|x_hat| + |beta / gamma|), or less
+/// if slope is small. forward throws std::domain_error, before x is overwritten, where no digits of
+/// x_hat would be left: for |gamma| below |beta| / 1000, or so small that y would be denormal.
+/// Use the layer's own forward there, or keep gamma away from 0.
 ///
 /// Mode, statistics, options and other errors are the layer's. The layer must outlive this object
-/// and stay where it is.
+/// and stay where it is. A forward in place leaves nothing for the layer's own backward.
 template <class Act, class Scalar, int spatial>
 class InPlace {
   static_assert(std::is_same_v<Act, Identity> || std::is_same_v<Act, LeakyRelu>,
                 "batchnorm: the activation must have an inverse: Identity or LeakyRelu");
+  using View = detail::View;
 
  public:
   using Layer = BatchNorm<Scalar, spatial>;
@@ -81,136 +44,93 @@ class InPlace {
   using Index = Eigen::Index;
 
   /// Throws std::invalid_argument for a slope that is not finite and above 0.
-  InPlace(Layer& layer, Act act)
-      : parts_(layer), slope_(slope_of(act)), numbers_(layer.num_features(), slope_) {}
+  InPlace(Layer& layer, Act act) : layer_(&layer) {
+    double slope = 1;
+    if constexpr (std::is_same_v<Act, LeakyRelu>) slope = act.slope;
+    if (!detail::is_finite(slope) || slope <= 0)
+      in("InPlace").invalid({"expected a finite slope above 0, got ", slope});
+    const Index channels = layer.num_features();
+    slopes_.setConstant(channels, static_cast<Param>(slope));
+    inverse_slopes_.setConstant(channels, static_cast<Param>(1 / slope));
+  }
 
   template <class X>
   void forward(X&& x) {
-    check_writable<X>();
-    const detail::Where where = in("forward");
-    parts_.on_view(where, x, [&](const In& in_x, const detail::Shape& shape) {
-      check_parameters(where);
-      const Moments m = parts_.measure(in_x);
-      Saved by = parts_.settle(m, where);
-      by.shape = shape;
-      const Out y = over(in_x);
-      parts_.normalize(by, in_x, y);
-      if (in_x.size() > 0) activate(y, slope_);
-      if (by.batch_statistics) parts_.track(m);
-      by_ = std::move(by);
-      gamma_ = gamma();
-      beta_ = Eigen::VectorXd::Zero(parts_.channels());
-      if (parts_.layer().options().shift) beta_ = parts_.layer().beta().template cast<double>();
-    });
+    auto& core = layer_->core();
+    const auto where = in("forward");
+    const auto f = [&](const auto& shape, const View& v) {
+      const detail::Entered entered(core.in_use, where);
+      for (Index c = 0; c < core.num_features; ++c) check_parameters(where, c);
+      core.forward_by(where, shape, v, false, [&](const functional::Statistics* own) {
+        detail::fused::write_y<Scalar, Act>(core, {{v, {}}, v}, own, slopes_.data());
+      });
+      by_ = of_z_ = core.saved;
+      core.saved.shape = {}, core.saved.count = 0;
+      for (Index c = 0; c < core.num_features; ++c) {
+        of_z_.mean[c] = core.affine().beta_of(c);
+        of_z_.inv_std[c] = 1 / core.affine().gamma_of(c);
+      }
+    };
+    detail::on_views_of<Scalar, spatial>(core, where, f, detail::Writes{"x", x});
   }
 
   template <class Y, class Dy, class Dx>
   void backward(Y&& y, const Dy& dy, Dx&& dx) {
-    check_writable<Y>();
-    const detail::Where where = in("backward");
-    parts_.on_views(
-        where, y, dy, dx,
-        [&](const In& in_y, const In& in_dy, const Out& out_dx, const detail::Shape& shape) {
-          if (by_.shape.rank == 0) {
-            where.misuse("expected a forward before backward: call forward(x) first");
-          }
-          if (shape != by_.shape) {
-            where.invalid("expected the y of the last forward, of shape " + by_.shape.text() +
-                          ", got one of " + shape.text());
-          }
-          if (in_y.size() == 0) return;
-          if constexpr (std::is_same_v<Act, Identity>) {
-            differentiate(in_y, in_dy, out_dx);
-          } else {
-            detail::PassedBackward<Scalar, Act>(in_y, in_dy, out_dx, numbers_)
-                .run(parts_.workers());
-            activate(over(in_y), 1 / slope_);
-            differentiate(in_y, out_dx, out_dx);
-          }
-        });
+    auto& core = layer_->core();
+    const auto where = in("backward");
+    const auto f = [&](const auto& shape, const View& in_y, const View& in_dy, const View& out) {
+      if (by_.shape.rank > 0 && by_.shape != shape) {
+        where.invalid({"expected the y of the last forward, of shape ", by_.shape.text(),
+                       ", got one of ", shape.text()});
+      }
+      core.backward_by(where, of_z_, shape, in_y, in_dy, out,
+                       [&](auto by, auto sums) { write_dx(in_y, in_dy, out, by, sums); });
+    };
+    detail::on_views_of<Scalar, spatial>(core, where, f, detail::Writes{"y", y},
+                                         detail::Reads{"dy", dy}, detail::Writes{"dx", dx});
   }
 
   /// What the last forward normalized with.
   [[nodiscard]] const Saved& saved() const { return by_; }
 
  private:
-  using In = detail::View<const Scalar>;
-  using Out = detail::View<Scalar>;
-
   [[nodiscard]] static detail::Where in(const char* call) { return {"InPlace", call}; }
 
-  [[nodiscard]] static double slope_of(const Act& act) {
-    if constexpr (std::is_same_v<Act, LeakyRelu>) {
-      if (!detail::is_finite(act.slope) || act.slope <= 0) {
-        in("InPlace").invalid("expected a finite slope above 0, got " + detail::number(act.slope));
-      }
-      return act.slope;
-    } else {
-      return 1;
+  /// Throws std::domain_error unless x_hat of channel c can be computed from y.
+  void check_parameters(const detail::Where& where, Index c) const {
+    constexpr bool is_half = std::is_same_v<Scalar, Eigen::half>;  // bfloat16 has float's range
+    constexpr double smallest = is_half ? 0x1p-14 : double{std::numeric_limits<Param>::min()};
+    const auto affine = layer_->core().affine();
+    const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
+    if (!affine.gamma || std::abs(gamma) >= std::max(smallest, std::abs(beta) / 1000)) return;
+    where.domain({"expected |gamma| of at least ", smallest,
+                  " and |beta| / 1000, to have x_hat back from y, got gamma ", gamma, " and beta ",
+                  beta, " in channel ", c, ": use the layer's own forward"});
+  }
+
+  /// The layer's backward with z instead of x. `by` makes x_hat = (z - beta) / gamma, with the
+  /// parameters of the forward. factor_ stands for gamma: divided by that gamma, it is the factor
+  /// of dx, which is inv_std times the gamma of now.
+  void write_dx(const View& y, const View& dy, const View& dx, const functional::Normalizer& by,
+                const functional::GradientSums& sums) {
+    auto& core = layer_->core();
+    factor_.resize(core.num_features);
+    for (Index c = 0; c < core.num_features; ++c) {
+      const double factor = core.affine().gamma_of(c) * by_.inv_std[c] / by.inv_std[c];
+      factor_[c] = static_cast<Param>(factor);
     }
-  }
-  template <class X>
-  static constexpr void check_writable() {
-    static_assert(detail::Argument<detail::Bare<X>>::is_direct &&
-                      std::is_convertible_v<decltype(std::declval<X&>().data()), Scalar*>,
-                  "batchnorm: x and y must be writable in place");
-  }
-  /// A view of x, which was found writable, to write y to.
-  [[nodiscard]] static Out over(const In& v) {
-    return {const_cast<Scalar*>(v.data),
-            v.outer,
-            v.channels,
-            v.inner,
-            v.outer_stride,
-            v.channel_stride,
-            v.inner_stride};
-  }
-  void activate(const Out& v, double slope) const {
     if constexpr (!std::is_same_v<Act, Identity>) {
-      detail::ActivateInPlace<Scalar, Act>(v, slope).run(parts_.workers());
+      detail::fused::map_dz<Scalar, Act>({{y, dy}, dx}, slopes_.data(), core.workers);
+      // z = act^-1(y) is y * act'(y) with the inverse slope.
+      detail::fused::map_dz<Scalar, Act>({{y, y}, y}, inverse_slopes_.data(), core.workers);
     }
+    const View& dz = std::is_same_v<Act, Identity> ? dy : dx;
+    functional::backward<Param>(y, dz, by, {factor_.data(), nullptr}, sums, dx, core.resources());
   }
 
-  [[nodiscard]] Eigen::VectorXd gamma() const {
-    if (!parts_.layer().options().scale) return Eigen::VectorXd::Ones(parts_.channels());
-    return parts_.layer().gamma().template cast<double>();
-  }
-  void check_parameters(const detail::Where& where) const {
-    const Layer& layer = parts_.layer();
-    if (!layer.options().scale) return;
-    constexpr double smallest =
-        std::is_same_v<Scalar, Eigen::half>
-            ? 0x1p-14
-            : static_cast<double>(
-                  std::numeric_limits<Param>::min());  // normal; bfloat16's is float's
-    for (Index c = 0; c < parts_.channels(); ++c) {
-      const double gamma = std::abs(static_cast<double>(layer.gamma()[c]));
-      const double beta = layer.options().shift ? static_cast<double>(layer.beta()[c]) : 0.0;
-      if (gamma >= smallest && gamma >= std::abs(beta) / 1000) continue;
-      where.domain("expected |gamma| of at least " + detail::number(smallest) +
-                   " and |beta| / 1000, to have x_hat back from y, got gamma " +
-                   detail::number(static_cast<double>(layer.gamma()[c])) + " and beta " +
-                   detail::number(beta) + " in channel " + std::to_string(c) +
-                   ": use the layer's own forward");
-    }
-  }
-
-  /// The layer's backward with z for x: x_hat = (z - beta) * (1 / gamma), and dx by the factor
-  /// gamma * inv_std.
-  void differentiate(const In& z, const In& dz, const Out& dx) const {
-    Saved by = by_;
-    by.mean = beta_;
-    by.inv_std = gamma_.cwiseInverse();
-    const Eigen::Matrix<Param, Eigen::Dynamic, 1> factor =
-        (gamma().array() * by_.inv_std.array() * gamma_.array()).template cast<Param>();
-    parts_.accumulate(parts_.backward_with(by, {factor.data(), nullptr}, z, dz, dx));
-  }
-
-  detail::InParts<Scalar, spatial> parts_;
-  double slope_;
-  detail::FusedScratch<Param> numbers_;
-  Saved by_;                      // the last forward's statistics
-  Eigen::VectorXd gamma_, beta_;  // (C) and its parameters
+  Layer* layer_;
+  typename Layer::Vector slopes_, inverse_slopes_, factor_;  // (C)
+  Saved by_, of_z_;  // the statistics of the last forward; those that make x_hat from z
 };
 
 template <class Act, class Scalar, int spatial>

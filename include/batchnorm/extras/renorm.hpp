@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <string>
 
-#include "batchnorm/detail/in_parts.hpp"
+#include "batchnorm/moments/parts.hpp"
 
 namespace batchnorm {
 
@@ -17,13 +15,12 @@ struct RenormLimits {
   double d_max = 0;
 };
 
-/// The limits over training: none, so plain batch normalization, for some batches, then rising
-/// along straight lines. The defaults are the paper's. All that is counted is
-/// bn.num_batches_tracked().
+/// The limits over training, by bn.num_batches_tracked(): first plain batch normalization, then
+/// r_max and d_max rise linearly. The defaults are the paper's.
 struct RenormSchedule {
-  std::int64_t start = 5000;   ///< batches of r_max = 1, d_max = 0
-  std::int64_t r_end = 40000;  ///< from here on r_max is the full one; not before start
-  std::int64_t d_end = 25000;  ///< and d_max
+  std::int64_t start = 5000;   ///< batches with r_max = 1 and d_max = 0
+  std::int64_t r_end = 40000;  ///< r_max is full.r_max from this batch on; at least start
+  std::int64_t d_end = 25000;  ///< d_max is full.d_max from this batch on; at least start
   RenormLimits full{3, 5};
 
   /// The same limits from the first batch on.
@@ -39,26 +36,26 @@ struct RenormSchedule {
   }
 };
 
-/// Batch renormalization (Ioffe, 2017, arXiv 1702.03275), for small batches or such that are not
-/// drawn at random: training normalizes nearly as inference will.
+/// Batch renormalization (Ioffe, 2017, arXiv 1702.03275), for batches that are small or not drawn
+/// at random: training normalizes nearly as inference will.
 ///
 ///   BatchRenorm renorm(bn);
 ///   auto y = renorm.forward(x);             // moves bn's running statistics
 ///   auto dx = renorm.backward(x, dy);       // adds to bn.grad_gamma() and bn.grad_beta()
 ///
 ///   sigma = sqrt(running var + eps)         sigma_B = sqrt(var + eps)
-///   r = sigma_B / sigma                     d = (mu - running mean) / sigma, both within their limits
+///   r = sigma_B / sigma                     d = (mu - running mean) / sigma, within their limits
 ///   x_hat = (x - mu) / sigma_B * r + d      y = gamma * x_hat + beta
 ///
-/// with the running statistics before the batch moves them. r and d are constants to backward:
+/// with the running statistics before the batch moves them. If sigma or sigma_B is 0, r is 1 and d
+/// 0. backward treats r and d as constants:
 ///
 ///   s = sum dy * (x - mu) / sigma_B         dbeta = sum dy       dgamma = r * s + d * dbeta
 ///   dx = gamma * r / sigma_B * (dy - dbeta / n - (x - mu) / sigma_B * s / n)
 ///
-/// Unlike the paper's, whose moving average is one of sigma, the running variance stays the
-/// layer's, so that eval mode and stored weights are. Eval mode is the layer's own. Arguments,
-/// options and errors are the layer's, which must track running statistics, outlive this object and
-/// stay where it is.
+/// The paper averages sigma. Here the running variance stays the layer's, so that eval mode and
+/// stored weights do not change. Eval mode is the layer's own. Arguments, options and errors are
+/// the layer's, which must track running statistics, outlive this object and stay in place.
 template <class Scalar, int spatial>
 class BatchRenorm {
  public:
@@ -68,22 +65,18 @@ class BatchRenorm {
   /// Throws std::invalid_argument for a layer without running statistics, limits of r_max < 1 or
   /// d_max < 0, and a schedule that ends before it starts.
   explicit BatchRenorm(Layer& layer, RenormSchedule schedule = {})
-      : parts_(layer), schedule_(schedule) {
+      : core_(&layer.core()), schedule_(schedule) {
     const detail::Where where = in("BatchRenorm");
-    if (!layer.options().track_running_stats) {
-      where.invalid("expected a layer with track_running_stats, got it switched off");
-    }
-    const RenormLimits full = schedule.full;
-    if (!detail::is_finite(full.r_max) || full.r_max < 1) {
-      where.invalid("expected a finite r_max of at least 1, got " + detail::number(full.r_max));
-    }
-    if (!detail::is_finite(full.d_max) || full.d_max < 0) {
-      where.invalid("expected a finite d_max of at least 0, got " + detail::number(full.d_max));
-    }
-    if (schedule.start < 0 || schedule.r_end < schedule.start || schedule.d_end < schedule.start) {
-      where.invalid("expected a schedule of 0 <= start <= r_end and d_end, got " +
-                    std::to_string(schedule.start) + ", " + std::to_string(schedule.r_end) +
-                    " and " + std::to_string(schedule.d_end));
+    const auto [start, r_end, d_end, full] = schedule;
+    if (!core_->options.track_running_stats)
+      where.invalid({"expected a layer with track_running_stats, got it switched off"});
+    if (!detail::is_finite(full.r_max) || full.r_max < 1)
+      where.invalid({"expected a finite r_max of at least 1, got ", full.r_max});
+    if (!detail::is_finite(full.d_max) || full.d_max < 0)
+      where.invalid({"expected a finite d_max of at least 0, got ", full.d_max});
+    if (start < 0 || r_end < start || d_end < start) {
+      where.invalid({"expected a schedule of 0 <= start <= r_end and d_end, got ", start, ", ",
+                     r_end, " and ", d_end});
     }
   }
 
@@ -95,19 +88,19 @@ class BatchRenorm {
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
     const detail::Where where = in("forward");
-    parts_.on_views(where, x, y, [&](const auto& in_x, const auto& out_y, const auto& shape) {
-      const Moments m = parts_.measure(in_x);
-      Saved by = parts_.settle(m, where);
-      by.shape = shape;
-      Eigen::ArrayXd r = Eigen::ArrayXd::Ones(parts_.channels()), d = 0 * r;
-      const bool renormalizes = parts_.layer().is_training() && by.batch_statistics;
-      if (renormalizes && by.count > 0) correct(by, r, d);
-      parts_.normalize(corrected(by, r, d), in_x, out_y);
-      if (renormalizes) parts_.track(m);
-      by_ = std::move(by);
-      r_ = std::move(r);
-      d_ = std::move(d);
-    });
+    const auto f = [&](const auto& shape, const auto& in_x, const auto& out_y) {
+      detail::check_y(where, in_x, out_y);
+      batch_ = detail::settled(*core_, where, detail::measured(*core_, in_x));
+      batch_.shape = shape;
+      choose_r_and_d();
+      Saved by = batch_;  // (x - mu) * inv_std * r + d as (x - mean) * inv_std
+      by.inv_std.array() *= r_;
+      by.mean.array() -= (d_ == 0).select(0, d_ / by.inv_std.array());
+      detail::normalize(*core_, by, in_x, out_y);
+      core_->track(batch_);
+    };
+    detail::on_views_alone<Scalar, spatial>(*core_, where, f, detail::Reads{"x", x},
+                                            detail::Writes{"y", y});
   }
 
   template <class X, class Dy>
@@ -118,62 +111,46 @@ class BatchRenorm {
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     const detail::Where where = in("backward");
-    parts_.on_views(
-        where, x, dy, dx,
-        [&](const auto& in_x, const auto& in_dy, const auto& out_dx, const auto& shape) {
-          if (by_.shape.rank == 0) {
-            where.misuse("expected a forward before backward: call forward(x) first");
-          }
-          if (shape != by_.shape) {
-            where.invalid("expected the x of the last forward, of shape " + by_.shape.text() +
-                          ", got one of " + shape.text());
-          }
-          const detail::GradientSums sums = parts_.sum_gradients(by_, in_x, in_dy);
-          detail::GradientSums all = sums;
-          all.dgamma = r_ * sums.dgamma.array() + d_ * sums.dbeta.array();
-          parts_.accumulate(all);
-          // dx with gamma * r for gamma: by an inv_std, and so an x_hat, times r.
-          Saved by = by_;
-          by.inv_std.array() *= r_;
-          all = sums;
-          all.dgamma.array() /= r_;
-          parts_.write_input_gradient(by, all, in_x, in_dy, out_dx);
-        });
+    const auto f = [&](const auto& shape, const auto& in_x, const auto& in_dy, const auto& out) {
+      detail::check_dx(where, in_x, in_dy, out);
+      detail::check_shape(where, shape, batch_.shape);
+      detail::GradientSums sums = detail::gradient_sums(*core_, batch_, in_x, in_dy);  // dbeta, s
+      detail::GradientSums gradients = sums;
+      gradients.col(1) = r_ * sums.col(1) + d_ * sums.col(0);
+      core_->accumulate(&gradients(0, 0), &gradients(0, 1));
+      Saved by = batch_;
+      by.inv_std.array() *= r_;  // gamma * inv_std * r in place of gamma * inv_std
+      sums.col(1) /= r_;         // so that x_hat * s stays
+      detail::input_gradient(*core_, by, sums, in_x, in_dy, out);
+    };
+    detail::on_views_alone<Scalar, spatial>(*core_, where, f, detail::Reads{"x", x},
+                                            detail::Reads{"dy", dy}, detail::Writes{"dx", dx});
   }
 
   /// The limits for the next batch.
-  [[nodiscard]] RenormLimits limits() const {
-    return schedule_.at(parts_.layer().num_batches_tracked());
-  }
-  /// (C) what the last forward corrected by; 1 and 0 in eval mode.
+  [[nodiscard]] RenormLimits limits() const { return schedule_.at(core_->running.batches); }
+  /// (C) the corrections of the last forward; 1 and 0 in eval mode.
   [[nodiscard]] const Eigen::ArrayXd& r() const { return r_; }
   [[nodiscard]] const Eigen::ArrayXd& d() const { return d_; }
 
  private:
   [[nodiscard]] static detail::Where in(const char* call) { return {"BatchRenorm", call}; }
-
-  void correct(const Saved& by, Eigen::ArrayXd& r, Eigen::ArrayXd& d) const {
-    const Layer& layer = parts_.layer();
-    const RenormLimits limits = this->limits();
-    for (Index c = 0; c < parts_.channels(); ++c) {
-      const double var = static_cast<double>(layer.running_var()[c]);
-      const double sigma = std::sqrt(var + layer.options().eps);
-      const double shift = (by.mean[c] - static_cast<double>(layer.running_mean()[c])) / sigma;
-      r[c] = std::clamp(1 / by.inv_std[c] / sigma, 1 / limits.r_max, limits.r_max);
-      d[c] = std::clamp(shift, -limits.d_max, limits.d_max);
+  void choose_r_and_d() {
+    r_.setOnes(core_->num_features), d_.setZero(core_->num_features);
+    if (!core_->training || !batch_.batch_statistics || batch_.count == 0) return;
+    const auto [r_max, d_max] = limits();
+    for (Index c = 0; c < r_.size(); ++c) {
+      const double sigma = std::sqrt(double{core_->running.var[c]} + core_->options.eps);
+      if (batch_.inv_std[c] == 0 || sigma == 0) continue;
+      r_[c] = std::clamp(1 / batch_.inv_std[c] / sigma, 1 / r_max, r_max);
+      d_[c] = std::clamp((batch_.mean[c] - double{core_->running.mean[c]}) / sigma, -d_max, d_max);
     }
   }
-  /// (x - mu) * inv_std * r + d as (x - mean) * inv_std, to map it at once.
-  [[nodiscard]] static Saved corrected(Saved by, const Eigen::ArrayXd& r, const Eigen::ArrayXd& d) {
-    by.inv_std.array() *= r;
-    by.mean.array() -= d / by.inv_std.array();
-    return by;
-  }
 
-  detail::InParts<Scalar, spatial> parts_;
+  detail::Core<typename Layer::Param>* core_;
   RenormSchedule schedule_;
-  Saved by_;              // the last forward's statistics, those of the batch in training
-  Eigen::ArrayXd r_, d_;  // (C) and what they were corrected by
+  Saved batch_;           // the statistics of the last forward, without the corrections
+  Eigen::ArrayXd r_, d_;  // (C)
 };
 
 }  // namespace batchnorm

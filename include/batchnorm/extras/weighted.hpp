@@ -5,56 +5,56 @@
 #include <algorithm>
 #include <cstddef>
 #include <string>
+#include <utility>
 
-#include "batchnorm/detail/in_parts.hpp"
+#include "batchnorm/detail/for_each_element.hpp"
+#include "batchnorm/layer.hpp"
 
 namespace batchnorm {
 
-/// What a position of weight zero gets.
+/// What happens at a position of weight zero.
 enum class ZeroWeight {
-  zero,      ///< y = 0; dy there is not read, and dx = 0
-  normalize  ///< y by the statistics of the others, and its dy counts
+  zero,      ///< y = 0; dy is not read, and dx = 0
+  normalize  ///< y is computed by the statistics of the other positions, and dy is used
 };
 
-/// Weights for a forward, by weights(w).
+/// Weights for a forward, made by weights(w).
 template <class W>
 struct Weights {
   const W& w;
 };
-/// w is a vector with a weight for each sample, or has one for each position: a matrix or tensor
-/// (N, L), a tensor (N, H, W) or (N, D, H, W). Of any arithmetic type: a mask may be of bool.
+/// w is a vector of weights for the samples, or has a weight for each position: a matrix or tensor
+/// (N, L), a tensor (N, H, W) or (N, D, H, W). Its elements are of any arithmetic type, also bool.
 template <class W>
 [[nodiscard]] Weights<W> weights(const W& w) {
   return {w};
 }
 
-/// A layer's forward and backward for batches whose positions have weights, zero or more: masks of
-/// padded sequences, sample weights.
+/// A layer's forward and backward for batches whose positions have weights of zero or more, such as
+/// masks of padded sequences and sample weights.
 ///
 ///   Weighted weighted(bn);
-///   auto y = weighted.forward(x, weights(w));      // moves bn's running statistics
-///   auto dx = weighted.backward(x, dy);            // by the weights of that forward; adds to
-///                                                  // bn.grad_gamma() and bn.grad_beta()
+///   auto y = weighted.forward(x, weights(w));   // moves bn's running statistics
+///   auto dx = weighted.backward(x, dy);         // by the same w; adds to bn's gradients
 ///
-/// A channel's values x_i have their position's weight w_i, and
+/// Each value x_i of a channel has the weight w_i of its position, and
 ///
 ///   n = sum w      mu = sum w x / n      var = sum w (x - mu)^2 / n
 ///   dx = gamma * inv_std * (dy - w / n * (dbeta + x_hat * dgamma))
 ///
-/// with dbeta and dgamma as without weights, so a loss is to weigh its terms itself. The running
-/// variance, if unbiased, gets var * n / (n - sum w^2 / n), as gsl_stats_wvariance of the GNU
-/// Scientific Library has it: n / (n - 1) for a mask of zeros and ones, and the same for weights of
-/// any scale. Positions of weight zero have no part in the statistics, whatever x holds there, NaN
-/// included. Under ZeroWeight::normalize, one that is not finite shows in its own y alone.
+/// dbeta and dgamma are sums without weights: a loss multiplies its own terms by the weights. An
+/// unbiased running variance gets var * n / (n - sum w^2 / n), as gsl_stats_wvariance of the GNU
+/// Scientific Library has it: n / (n - 1) for a mask, and the same for weights of any scale. Values
+/// at positions of weight zero do not enter the statistics, even if they are NaN. With
+/// ZeroWeight::normalize, a value there that is not finite affects its own y only.
 ///
-/// Options::single_value is judged by the positions of other weight than zero; if there is none the
-/// batch is like an empty one: rejected, or y = 0, dx = 0 and nothing changes. In eval mode running
-/// statistics normalize as always. Arguments, options and errors are the layer's;
-/// std::invalid_argument also for weights that are negative, not finite or not of x's extents. A
-/// call that throws changes nothing. y is as exact as the layer's; deviations of doubles beyond
-/// 1e150, whose squares overflow, count as not finite. Sums and dx are simple loops on the calling
-/// thread: calls take some five to ten times as long as the layer's. The layer must outlive this
-/// object and stay where it is.
+/// Options::single_value looks at the number of positions whose weight is not zero. If there is
+/// none, the batch counts as empty: it is rejected, or y = 0, dx = 0 and nothing changes. Options
+/// and errors are the layer's; weights that are negative, not finite or not of x's extents are a
+/// std::invalid_argument. A call that throws changes nothing. y is as exact as the layer's. Squares
+/// of deviations beyond 1e150 overflow, and then count as not finite. Sums and dx are simple loops
+/// on the calling thread: calls take five to ten times as long as the layer's. The layer must
+/// outlive this object and must not be moved.
 template <class Scalar, int spatial>
 class Weighted {
  public:
@@ -62,291 +62,223 @@ class Weighted {
   using Index = Eigen::Index;
 
   explicit Weighted(Layer& layer, ZeroWeight at_zero = ZeroWeight::zero)
-      : parts_(layer), at_zero_(at_zero) {}
+      : layer_(&layer), at_zero_(at_zero) {}
 
   template <class X, class W>
   [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x, Weights<W> by) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y, by); });
   }
-
   /// The same into y, apart from x.
   template <class X, class Y, class W>
   void forward(const X& x, Y&& y, Weights<W> by) {
-    using detail::Bare;
-    if constexpr (detail::is_tensor_ref<Bare<Y>>) {
-      detail::by_way_of_plain(y, [&](auto& plain) { forward(x, plain, by); });
-    } else {
-      const detail::Where where = in("forward");
-      parts_.on_views(where, x, y, [&](const auto& in_x, const auto& out_y, const auto& shape) {
-        Use next = read(by.w, shape, where);
-        const Eigen::ArrayXd w = in_order(next, detail::common_order<X, Bare<Y>>());
-        const Moments m = measure(next, w.data(), in_x);
-        next.saved = parts_.settle(m, where);
-        next.is_empty = next.saved.batch_statistics && next.positive == 0;
-        parts_.normalize(next.saved, in_x, out_y);
-        if (next.is_empty || at_zero_ == ZeroWeight::zero) {
-          for_each(in_x, [&](Index c, Index o, Index i, Index p) {
-            if (w[p] == 0) *out_y.at(o, c, i) = Scalar(0);
-          });
-        }
-        if (next.saved.batch_statistics) parts_.track(for_running_statistics(next, m));
-        use_ = std::move(next);
-      });
-    }
+    const auto f = [&](bool col_major, const Shape& shape, const View& in_x, const View& out_y) {
+      write_forward(read(by.w, shape, in_x.count()), col_major, in_x, out_y);
+    };
+    on_views("forward", f, detail::Reads{"x", x}, detail::Writes{"y", y});
   }
 
   template <class X, class Dy>
   [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
     return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
-
   /// The same into dx, which may be dy.
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
-    using detail::Bare;
-    if constexpr (detail::is_tensor_ref<Bare<Dx>>) {
-      detail::by_way_of_plain(dx, [&](auto& plain) { backward(x, dy, plain); });
-    } else {
-      const detail::Where where = in("backward");
-      parts_.on_views(
-          where, x, dy, dx,
-          [&](const auto& in_x, const auto& in_dy, const auto& out_dx, const auto& shape) {
-            if (use_.shape.rank == 0) {
-              where.misuse("expected a forward before backward: call forward(x, weights(w)) first");
-            }
-            if (shape != use_.shape) {
-              where.invalid("expected the x of the last forward, of shape " + use_.shape.text() +
-                            ", got one of " + shape.text());
-            }
-            const Eigen::ArrayXd w = in_order(use_, detail::common_order<X, Dy, Bare<Dx>>());
-            const detail::GradientSums sums = sum_gradients(w.data(), in_x, in_dy);
-            parts_.accumulate(sums);
-            write_input_gradient(w.data(), sums, in_x, in_dy, out_dx);
-          });
-    }
+    const auto f = [&](bool col_major, const Shape& shape, const View& in_x, const View& in_dy,
+                       const View& out_dx) {
+      write_backward(shape, col_major, in_x, in_dy, out_dx);
+    };
+    on_views("backward", f, detail::Reads{"x", x}, detail::Reads{"dy", dy},
+             detail::Writes{"dx", dx});
   }
 
-  /// The statistics that the last forward normalized with; its count is that of the positions of
-  /// other weight than zero.
+  /// The statistics that the last forward normalized with. The count is the number of positions
+  /// whose weight is not zero.
   [[nodiscard]] const Saved& saved() const { return use_.saved; }
 
  private:
-  using Parts = detail::InParts<Scalar, spatial>;
-  using In = detail::View<const Scalar>;
-  using Out = detail::View<Scalar>;
+  using View = detail::View;
+  using Shape = detail::Shape;
+  using Array = Eigen::ArrayXd;
 
   /// A forward's weights, and what it normalized with.
   struct Use {
-    Eigen::ArrayXd w;         // of each position, row-major, largest 1
-    double sum = 0;           // n
-    double correction = 1;    // n / (n - sum w^2 / n), if positive > 1
-    Index positive = 0;       // positions of other weight than zero
-    bool is_empty = false;    // statistics of no values were asked for
-    detail::Shape positions;  // (N, L) and the like
-    detail::Shape shape;      // x's
-    Saved saved;
+    Array w[2];             // of each position, row-major and column-major; the largest is 1
+    double sum = 0;         // n
+    double correction = 1;  // n / (n - sum w^2 / n), without the layer's own k / (k - 1)
+    bool is_empty = false;  // were the statistics of no values asked for?
+    Shape shape;            // x's
+    Saved saved;            // without a shape, so that the layer's own backward refuses it
   };
 
   [[nodiscard]] static detail::Where in(const char* call) { return {"Weighted", call}; }
+  template <class F, class... A>
+  void on_views(const char* call, const F& f, const A&... arguments) const {
+    constexpr bool col_major = detail::common_order<typename A::Type...>() == Eigen::ColMajor;
+    const auto with_order = [&](const auto&... views) { f(col_major, views...); };
+    detail::on_views_of<Scalar, spatial>(layer_->core(), in(call), with_order, arguments...);
+  }
 
   // Weights. -------------------------------------------------------------------------------------
 
-  [[nodiscard]] detail::Shape positions_of(const detail::Shape& x) const {
-    const bool last = parts_.layer().options().channel_axis == ChannelAxis::last;
-    const int channel = last ? x.rank - 1 : 1;
-    detail::Shape positions;
-    for (int d = 0; d < x.rank; ++d) {
-      if (d == channel) continue;
-      positions.extents[static_cast<std::size_t>(positions.rank++)] =
-          x.extents[static_cast<std::size_t>(d)];
-    }
-    return positions;
-  }
-  /// Coordinate d of the row-major position p.
-  template <class F>
-  static void for_coordinates(const detail::Shape& shape, Index p, const F& f) {
-    for (int d = shape.rank; d-- > 0;) {
-      const Index extent = shape.extents[static_cast<std::size_t>(d)];
-      f(extent, p % extent);
-      p /= extent;
-    }
-  }
-  /// Where a row-major position lies in column-major order.
-  [[nodiscard]] static Index column_major(const detail::Shape& shape, Index p) {
-    Index place = 0;
-    for_coordinates(shape, p, [&](Index extent, Index i) { place = place * extent + i; });
-    return place;
-  }
-
   template <class W>
-  [[nodiscard]] Use read(const W& w, const detail::Shape& x, const detail::Where& where) const {
-    using Argument = detail::Argument<W>;
-    const auto& values = detail::evaluated<Argument::order>(w);
+  [[nodiscard]] Use read(const W& w, const Shape& x, Index count) const {
+    const auto& values = detail::evaluated<detail::Argument<W>::order>(w);
+    Shape positions = x;  // without the channels
+    positions.extents[static_cast<std::size_t>(--positions.rank)] = 0;
+    for (std::size_t d = detail::channel_of(x, layer_->options().channel_axis); d < 4; ++d)
+      positions.extents[d] = x.extents[d + 1];
+    const Shape samples{{x.extents[0]}, 1}, shape = detail::shape_of(values);
+    bool is_vector = false;
+    if constexpr (detail::is_matrix<W>) is_vector = W::IsVectorAtCompileTime;
+    const Shape got = is_vector ? Shape{{values.size()}, 1} : shape;
+    if (got != positions && got != samples) {
+      const std::string more = positions == samples ? "" : " or " + positions.text();
+      in("forward").invalid(
+          {"expected weights of shape ", samples.text(), more, ", got ", got.text()});
+    }
+    const Index each = got == positions ? 1 : count / std::max<Index>(x.extents[0], 1);
     Use use;
     use.shape = x;
-    use.positions = positions_of(x);
-    detail::Shape got = detail::shape_of(values), samples;
-    if constexpr (Argument::is_vector) got = samples_only(values.size());
-    samples = samples_only(x.extents[0]);
-    if (got != use.positions && got != samples) {
-      where.invalid("expected weights of shape " + samples.text() +
-                    (use.positions == samples ? "" : " or " + use.positions.text()) + ", got " +
-                    got.text());
-    }
-    Index size = 1;
-    for (int d = 0; d < use.positions.rank; ++d) {
-      size *= use.positions.extents[static_cast<std::size_t>(d)];
-    }
-    use.w.resize(size);
-    const Index each = got == use.positions ? 1 : size / std::max<Index>(x.extents[0], 1);
-    for (Index p = 0; p < size; ++p) {
-      const double v = weight_at(values, got, p / each);
-      if (!detail::is_finite(v) || v < 0) {
-        where.invalid("expected finite weights of at least 0, got " + detail::number(v));
-      }
-      use.w[p] = v;
-    }
+    for (Array& all : use.w) all.resize(count);
+    Index p = 0;
+    detail::for_each_element(values, [&](const auto& index, const auto& element) {
+      const auto v = static_cast<double>(element);
+      if (!detail::is_finite(v) || v < 0)
+        in("forward").invalid({"expected finite weights of at least 0, got ", v});
+      Index place = 0;  // in column-major order
+      for (std::size_t d = index.size(); d-- > 0;) place = place * shape.extents[d] + index[d];
+      for (Index k = 0; k < each; ++k) use.w[0][p++] = use.w[1][place + k * values.size()] = v;
+    });
     summarize(use);
     return use;
   }
-  [[nodiscard]] static detail::Shape samples_only(Index n) {
-    detail::Shape shape;
-    shape.rank = 1;
-    shape.extents[0] = n;
-    return shape;
-  }
-  template <class W>
-  [[nodiscard]] static double weight_at(const W& w, const detail::Shape& shape, Index p) {
-    if constexpr (detail::Argument<W>::is_vector) {
-      return static_cast<double>(w.coeff(p));
-    } else if constexpr (detail::is_matrix<W>) {
-      return static_cast<double>(w.coeff(p / w.cols(), p % w.cols()));
-    } else {
-      const bool row_major = detail::Argument<W>::order == static_cast<int>(Eigen::RowMajor);
-      return static_cast<double>(w.data()[row_major ? p : column_major(shape, p)]);
-    }
-  }
   static void summarize(Use& use) {
-    if (use.w.size() == 0) return;
-    Index largest;
-    const double max = use.w.maxCoeff(&largest);
+    Index largest = 0;
+    const double max = use.w[0].size() > 0 ? use.w[0].maxCoeff(&largest) : 0;
     if (max == 0) return;
-    use.w /= max;
-    use.positive = (use.w > 0).count();
-    double rest = 0;  // all but the largest: taken from the sum, it would lose small ones
-    for (Index p = 0; p < use.w.size(); ++p) rest += p == largest ? 0 : use.w[p];
-    use.sum = use.w[largest] + rest;
-    double unbiased = use.w[largest] * rest;  // n^2 - sum w^2 = sum w (n - w)
-    for (Index p = 0; p < use.w.size(); ++p) {
-      if (p != largest) unbiased += use.w[p] * (use.sum - use.w[p]);
-    }
-    if (use.positive > 1) use.correction = use.sum / (unbiased / use.sum);
-  }
-  /// The weights in the order in which a view of x goes through its positions.
-  [[nodiscard]] static Eigen::ArrayXd in_order(const Use& use, int order) {
-    if (order == static_cast<int>(Eigen::RowMajor)) return use.w;
-    Eigen::ArrayXd w(use.w.size());
-    for (Index p = 0; p < w.size(); ++p) w[column_major(use.positions, p)] = use.w[p];
-    return w;
+    for (Array& all : use.w) all /= max;
+    use.saved.count = (use.w[0] > 0).count();
+    Array others = use.w[0];  // all but the largest, beside which small weights would lose digits
+    others[largest] = 0;
+    use.sum = 1 + others.sum();
+    const double unbiased = others.sum() + (others * (use.sum - others)).sum();  // sum w (n - w)
+    const auto k = static_cast<double>(use.saved.count);
+    if (k > 1) use.correction = use.sum / (unbiased / use.sum) * ((k - 1) / k);
   }
 
   // Values. --------------------------------------------------------------------------------------
 
-  /// Calls f(c, o, i, p) for the value of channel c at (o, i), which is position p.
+  [[nodiscard]] static Scalar& at(const View& v, Index o, Index c, Index i) {
+    const Index offset = o * v.outer_stride + c * v.channel_stride + i * v.inner_stride;
+    return static_cast<Scalar*>(v.data)[offset];
+  }
+  /// Calls f(o, c, i, p) for each value: channel c at (o, i), which is position p.
   template <class F>
-  static void for_each(const In& x, const F& f) {
+  static void for_each(const View& x, const F& f) {
     for (Index o = 0; o < x.outer; ++o) {
       for (Index c = 0; c < x.channels; ++c) {
-        for (Index i = 0; i < x.inner; ++i) f(c, o, i, o * x.inner + i);
+        for (Index i = 0; i < x.inner; ++i) f(o, c, i, o * x.inner + i);
       }
     }
   }
-
-  /// The sums of f(c, o, i, p), per channel.
-  template <class F>
-  static void sum_of_each(const In& x, Eigen::ArrayXd& sums, const F& f) {
-    sums.setZero();
+  /// (C) sum w * (x - center)^power
+  template <int power>
+  [[nodiscard]] static Array sum_about(const Array& center, const View& x, const Array& w) {
+    Array sum = Array::Zero(x.channels);
     for (Index o = 0; o < x.outer; ++o) {
       for (Index c = 0; c < x.channels; ++c) {
         double of_run = 0;
-        for (Index i = 0; i < x.inner; ++i) of_run += f(c, o, i, o * x.inner + i);
-        sums[c] += of_run;
-      }
-    }
-  }
-
-  /// The count is of positions, the mean weighted, and m2 / count the weighted variance.
-  [[nodiscard]] Moments measure(const Use& use, const double* w, const In& x) const {
-    Moments m(x.channels);
-    m.count = static_cast<double>(use.positive);
-    if (use.positive == 0 || parts_.is_by_running()) return m;
-    const Index first = std::max_element(w, w + use.w.size()) - w;
-    Eigen::ArrayXd v0(x.channels), sum(x.channels);
-    for (Index c = 0; c < x.channels; ++c) {
-      v0[c] = static_cast<double>(*x.at(first / x.inner, c, first % x.inner));
-    }
-    // Multiplied by 0, what is not finite would not vanish.
-    sum_of_each(x, sum, [&](Index c, Index o, Index i, Index p) {
-      const double d = static_cast<double>(*x.at(o, c, i)) - v0[c];
-      return w[p] != 0 ? w[p] * d : 0;
-    });
-    m.mean = v0 + sum / use.sum;
-    sum_of_each(x, m.m2, [&](Index c, Index o, Index i, Index p) {
-      const double d = static_cast<double>(*x.at(o, c, i)) - m.mean[c];
-      return w[p] != 0 ? w[p] * (d * d) : 0;
-    });
-    m.m2 *= m.count / use.sum;
-    return m;
-  }
-  /// The same with an m2 of which the layer's own n / (n - 1), n the count, makes what is unbiased
-  /// for weights.
-  [[nodiscard]] Moments for_running_statistics(const Use& use, Moments m) const {
-    const bool unbiased = parts_.layer().options().running_variance == VarianceEstimate::unbiased;
-    const double n = static_cast<double>(use.positive);
-    if (unbiased && use.positive > 1) m.m2 *= use.correction * ((n - 1) / n);
-    return m;
-  }
-
-  /// Has a position no part in gradients?
-  [[nodiscard]] bool is_left_out(double w, double x) const {
-    return w == 0 && (use_.is_empty || at_zero_ == ZeroWeight::zero || !detail::is_finite(x));
-  }
-  [[nodiscard]] double x_hat(double x, Index c) const {
-    return (x - use_.saved.mean[c]) * use_.saved.inv_std[c];
-  }
-
-  [[nodiscard]] detail::GradientSums sum_gradients(const double* w, const In& x,
-                                                   const In& dy) const {
-    detail::GradientSums sums(x.channels);
-    for_each(x, [&](Index c, Index o, Index i, Index p) {
-      const double value = static_cast<double>(*x.at(o, c, i));
-      if (is_left_out(w[p], value)) return;
-      const double d = static_cast<double>(*dy.at(o, c, i));
-      sums.dbeta[c] += d;
-      sums.dgamma[c] += d * x_hat(value, c);
-    });
-    return sums;
-  }
-  void write_input_gradient(const double* w, const detail::GradientSums& sums, const In& x,
-                            const In& dy, const Out& dx) const {
-    const Layer& layer = parts_.layer();
-    const bool of_batch = use_.saved.batch_statistics;
-    for_each(x, [&](Index c, Index o, Index i, Index p) {
-      const double value = static_cast<double>(*x.at(o, c, i));
-      double d = 0;
-      if (!is_left_out(w[p], value)) {
-        const double gamma = layer.options().scale ? double{layer.gamma()[c]} : 1.0;
-        d = static_cast<double>(*dy.at(o, c, i));
-        if (of_batch && w[p] != 0) {
-          d -= w[p] / use_.sum * (sums.dbeta[c] + x_hat(value, c) * sums.dgamma[c]);
+        for (Index i = 0; i < x.inner; ++i) {
+          const double w_p = w[o * x.inner + i],
+                       d = static_cast<double>(at(x, o, c, i)) - center[c];
+          of_run += w_p != 0 ? w_p * (power == 1 ? d : d * d) : 0;  // NaN * 0 would be NaN
         }
-        d *= gamma * use_.saved.inv_std[c];
+        sum[c] += of_run;
       }
-      *dx.at(o, c, i) = Scalar(detail::narrow<typename Layer::Param>(d));
-    });
+    }
+    return sum;
+  }
+  /// The weighted mean and variance of each channel.
+  void measure(Use& use, const Array& w, const View& x) const {
+    Saved& batch = use.saved;
+    batch.mean = batch.var = Eigen::VectorXd::Zero(x.channels);
+    if (batch.count == 0 || layer_->core().is_by_running()) return;
+    Index p = 0;
+    w.maxCoeff(&p);
+    Array v0(x.channels);
+    x.elements->read(x.at(p / x.inner, 0, p % x.inner), x.channels, x.channel_stride, v0.data());
+    batch.mean = v0 + sum_about<1>(v0, x, w) / use.sum;
+    batch.var = sum_about<2>(batch.mean, x, w) / use.sum;
+    for (double& var : batch.var)
+      var = detail::is_finite(var) ? var : detail::not_a_number<double>();
   }
 
-  Parts parts_;
+  void write_forward(Use next, bool col_major, const View& x, const View& y) {
+    const detail::Where where = in("forward");
+    auto& core = layer_->core();
+    const detail::Entered entered(core.in_use, where);
+    detail::check_apart(where, "y", y, "x, which backward needs", x);
+    const Array& w = next.w[col_major];
+    measure(next, w, x);
+    core.settle(where, next.saved);
+    next.is_empty = next.saved.batch_statistics && next.saved.count == 0;
+    core.saved.shape = {}, core.saved.count = 0;  // the layer's own backward is refused
+    const functional::Normalizer by{next.saved.mean.data(), next.saved.inv_std.data(), false};
+    if (x.size() > 0) functional::normalize(x, by, core.affine(), y, core.resources());
+    if (next.is_empty || at_zero_ == ZeroWeight::zero) {
+      for_each(y, [&](Index o, Index c, Index i, Index p) {
+        if (w[p] == 0) at(y, o, c, i) = Scalar(0);
+      });
+    }
+    Saved batch = next.saved;
+    if (core.options.running_variance == VarianceEstimate::unbiased) batch.var *= next.correction;
+    core.track(batch);
+    use_ = std::move(next);
+  }
+  void write_backward(const Shape& shape, bool col_major, const View& x, const View& dy,
+                      const View& dx) {
+    const detail::Where where = in("backward");
+    auto& core = layer_->core();
+    const detail::Entered entered(core.in_use, where);
+    if (use_.shape.rank == 0)
+      where.misuse({"expected a forward before backward: call forward(x, weights(w)) first"});
+    if (shape != use_.shape) {
+      where.invalid({"expected the x of the last forward, of shape ", use_.shape.text(),
+                     ", got one of ", shape.text()});
+    }
+    detail::check_apart(where, "dx", dx, "x", x);
+    if (!detail::is_same_place(dy, dx)) detail::check_apart(where, "dx", dx, "dy or dy itself", dy);
+    write_input_gradient(use_.w[col_major], x, dy, dx);
+  }
+  void write_input_gradient(const Array& w, const View& x, const View& dy, const View& dx) {
+    auto& core = layer_->core();
+    const Array share = w / use_.sum, mean = use_.saved.mean, inv_std = use_.saved.inv_std;
+    Array factor = inv_std, dbeta = Array::Zero(x.channels), dgamma = dbeta;
+    for (Index c = 0; c < x.channels; ++c) factor[c] *= core.affine().gamma_of(c);
+    const bool by_batch = use_.saved.batch_statistics;
+    const bool skips_zeros = use_.is_empty || at_zero_ == ZeroWeight::zero;
+    const auto is_skipped = [&](Index p, double v) {
+      return w[p] == 0 && (skips_zeros || !detail::is_finite(v));
+    };
+    for_each(x, [&](Index o, Index c, Index i, Index p) {
+      const auto v = static_cast<double>(at(x, o, c, i)), d = static_cast<double>(at(dy, o, c, i));
+      if (is_skipped(p, v)) return;
+      dbeta[c] += d;
+      dgamma[c] += d * ((v - mean[c]) * inv_std[c]);
+    });
+    for_each(x, [&](Index o, Index c, Index i, Index p) {
+      const auto v = static_cast<double>(at(x, o, c, i)), x_hat = (v - mean[c]) * inv_std[c];
+      double d = is_skipped(p, v) ? 0 : static_cast<double>(at(dy, o, c, i));
+      if (by_batch && w[p] != 0) d -= share[p] * (dbeta[c] + x_hat * dgamma[c]);
+      if (!is_skipped(p, v)) d *= factor[c];
+      detail::write_element<Scalar>(&at(dx, o, c, i),
+                                    double{detail::narrow<typename Layer::Param>(d)});
+    });
+    core.accumulate(dbeta.data(), dgamma.data());
+  }
+
+  Layer* layer_;
   ZeroWeight at_zero_;
   Use use_;  // of the last forward
 };

@@ -2,13 +2,10 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <algorithm>
-#include <string>
+#include <utility>
 
 #include "batchnorm/detail/arguments.hpp"
-#include "batchnorm/error.hpp"
 #include "batchnorm/functional.hpp"
-#include "batchnorm/options.hpp"
 
 namespace batchnorm {
 
@@ -16,20 +13,21 @@ namespace batchnorm {
 ///
 ///   n = number of values      mu = sum x / n      m2 = sum (x - mu)^2
 ///
-/// Moments of parts merge into those of the whole, up to rounding in whatever order:
+/// The moments of parts merge into the moments of the whole:
 ///
 ///   d = mu_b - mu_a      mu = mu_a + d * n_b / n      m2 = m2_a + m2_b + d^2 * n_a * n_b / n
 ///
-/// (Chan, Golub and LeVeque, 1983). The same order gives the same bits. A default-constructed one,
-/// of no channels yet, and any of count 0 are the identity. Where a value is not finite, or
-/// deviations of doubles are beyond 1e150, so that squares overflow, m2 is not finite.
+/// Source: Chan, Golub and LeVeque, 1983. The order of the parts changes the rounding and nothing
+/// else; the same order gives the same bits. A part without values or, default-constructed, without
+/// channels changes nothing. m2 is not finite if a value is not finite, or if a deviation is beyond
+/// 1e150, so that the squares overflow.
 struct Moments {
-  Eigen::ArrayXd count;  ///< (C) n; whole numbers, but for what you set yourself
-  Eigen::ArrayXd mean;   ///< (C) mu, 0 of no values
+  Eigen::ArrayXd count;  ///< (C) n
+  Eigen::ArrayXd mean;   ///< (C) mu, 0 if there are no values
   Eigen::ArrayXd m2;     ///< (C) sum of squared deviations from mu
 
   Moments() = default;
-  /// Of no values in C channels.
+  /// C channels without values.
   explicit Moments(Eigen::Index channels)
       : count(Eigen::ArrayXd::Zero(channels)), mean(count), m2(count) {}
   Moments(Eigen::ArrayXd n, Eigen::ArrayXd mu, Eigen::ArrayXd sum_of_squares)
@@ -37,77 +35,54 @@ struct Moments {
 
   [[nodiscard]] Eigen::Index channels() const { return count.size(); }
 
-  /// m2 / n, or unbiased m2 / (n - 1), which is NaN of a single value; both are NaN of none.
+  /// m2 / n or, unbiased, m2 / (n - 1). It is NaN where the divisor is 0, and without values.
   [[nodiscard]] Eigen::ArrayXd var(VarianceEstimate estimate = VarianceEstimate::population) const {
     return m2 / (estimate == VarianceEstimate::unbiased ? Eigen::ArrayXd(count - 1) : count);
   }
 
-  /// Takes another part in. Throws std::invalid_argument for another number of channels.
+  /// Merges another part. Throws std::invalid_argument if it has another number of channels.
   void merge(const Moments& other) {
     if (other.channels() == 0) return;
-    if (channels() == 0) {
-      *this = other;
-      return;
-    }
+    if (channels() == 0) *this = Moments(other.channels());
     if (channels() != other.channels()) {
-      detail::Where{"Moments", "merge"}.invalid("expected " + std::to_string(channels()) +
-                                                " channels, got " +
-                                                std::to_string(other.channels()));
+      const detail::Where where{"Moments", "merge"};
+      where.invalid({"expected ", channels(), " channels, got ", other.channels()});
     }
     for (Eigen::Index c = 0; c < channels(); ++c) merge(other, c);
   }
-  /// Channel c alone.
+  /// Merges channel c alone.
   void merge(const Moments& other, Eigen::Index c) {
     const double n_a = count[c], n_b = other.count[c], n = n_a + n_b;
     if (n_b == 0) return;
-    if (n_a == 0) {
-      mean[c] = other.mean[c];
-      m2[c] = other.m2[c];
-    } else {
-      const double d = other.mean[c] - mean[c];
-      mean[c] += d * (n_b / n);
-      m2[c] += other.m2[c] + d * d * (n_a * (n_b / n));
-    }
+    const double d = other.mean[c] - mean[c];
+    mean[c] = n_a == 0 ? other.mean[c] : mean[c] + d * (n_b / n);
+    m2[c] = n_a == 0 ? other.m2[c] : m2[c] + other.m2[c] + d * d * (n_a * (n_b / n));
     count[c] = n;
   }
-  [[nodiscard]] friend Moments operator+(Moments a, const Moments& b) {
-    a.merge(b);
-    return a;
-  }
 };
+[[nodiscard]] inline Moments operator+(Moments a, const Moments& b) { return a.merge(b), a; }
 
-namespace detail {
-
-template <class Scalar>
-[[nodiscard]] Moments moments_of_view(const View<const Scalar>& x, const Workers& workers,
-                                      Scratch<ParamOf<Scalar>>& scratch) {
-  Moments m(x.channels);
-  if (x.size() == 0) return m;
-  Eigen::ArrayXd inv_std(x.channels);
-  const Normalizer<double> by{m.mean.data(), inv_std.data(), true};
-  Forward<Scalar>({x, {nullptr, nullptr}, by, workers, scratch}, unwritten(x)).measure(0);
-  m.count = static_cast<double>(x.count());
-  m.m2 = scratch.var.head(x.channels) * m.count;
-  return m;
-}
-
-}  // namespace detail
-
-/// The moments of x: any tensor or matrix that a layer takes, of whatever rank from 2 on; `axis`
-/// says where its channels are. Accumulated in double, the mean to half an ulp and 1e-7 sigma
-/// whatever the offset.
+/// The moments of x, any tensor or matrix of rank 2 to 5 that a layer takes. The mean has an error
+/// of at most half an ulp and 1e-7 standard deviations, however far from 0 the values are.
 template <class X>
 [[nodiscard]] Moments moments_of(const X& x, ChannelAxis axis = ChannelAxis::first) {
   using Scalar = typename detail::Argument<X>::Scalar;
-  constexpr int order = detail::Argument<X>::order;
+  constexpr int order = detail::Argument<X>::order, rank = detail::Argument<X>::rank;
   static_assert(detail::is_supported_scalar<Scalar>,
                 "batchnorm: Scalar must be float, double, Eigen::half or Eigen::bfloat16");
-  static_assert(detail::Argument<X>::rank >= 2 && detail::Argument<X>::rank <= 5,
+  static_assert(rank >= 2 && rank <= 5,
                 "batchnorm: moments_of takes (N, C), (N, C, L), ...: rank 2 to 5");
   const auto& values = detail::evaluated<order>(x);
-  detail::Scratch<detail::ParamOf<Scalar>> scratch;
-  return detail::moments_of_view<Scalar>(detail::view_of<const Scalar, order>(values, axis),
-                                         detail::Workers(), scratch);
+  const detail::View view = detail::view_of<order>(values, detail::shape_of(values), axis);
+  Moments m(view.channels);
+  if (view.size() == 0) return m;
+  Eigen::ArrayXd inv_std(view.channels);  // not used, nor is the eps of 1
+  functional::Workspace workspace;
+  functional::measure<detail::ParamOf<Scalar>>(
+      view, 1, {m.mean.data(), m.m2.data(), inv_std.data()}, {detail::Workers(), workspace});
+  m.count = static_cast<double>(view.count());
+  m.m2 *= m.count;
+  return m;
 }
 
 }  // namespace batchnorm

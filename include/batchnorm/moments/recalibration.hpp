@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstdint>
 #include <iterator>
-#include <memory>
-#include <string>
-#include <utility>
+#include <list>
+#include <variant>
 #include <vector>
 
-#include "batchnorm/detail/in_parts.hpp"
+#include "batchnorm/moments/parts.hpp"
 
 namespace batchnorm {
 
-/// Running statistics that are those of a whole data set: the mean of all values that reach a
-/// layer and their variance, by the layer's estimate (Options::running_variance), in one pass.
-/// For a network whose weights are done, or were averaged, or whose momentum was wrong:
+/// Computes running statistics of a whole data set in one pass: the mean of all values that reach a
+/// layer, and their variance by the layer's estimate (Options::running_variance). For networks
+/// whose weights are final, or were averaged, or whose momentum was wrong:
 ///
 ///   Recalibration recalibration;
 ///   recalibration.add(bn1);
@@ -21,126 +21,107 @@ namespace batchnorm {
 ///   recalibration.run(batches, [&](const auto& x) { network.forward(x); },
 ///                     [](Recalibration::Progress at) { show(at.done, at.total); });
 ///
-/// Batches may have any sizes: values count alike, and the variance between batches counts too.
-/// (An average of the batches' variances, as PyTorch's update_bn takes it, weighs batches alike and
-/// leaves the latter out.) In the pass layers are in training mode, so that a layer that follows
-/// others sees what they make of each batch by its own statistics. num_batches_tracked() is then the
-/// number of batches. A batch in which a channel is not finite is left out for this channel, unless
-/// the layer's options propagate or reject it.
+/// Batches may have any sizes: all values weigh the same, and the variance between batches counts.
+/// (PyTorch's update_bn averages the variances of batches: all batches weigh the same, and the
+/// variance between them is lost.) During the pass the layers are in training mode, so each layer
+/// sees what the layers before it compute by statistics of the batch. num_batches_tracked() becomes
+/// the number of batches. A batch whose values in a channel are not finite is left out for this
+/// channel, unless the layer's options propagate or reject such values.
 ///
-/// If anything throws, the layers have their running statistics and modes as before.
+/// After the pass the modes are as before. If it throws, so are the running statistics.
 class Recalibration {
  public:
   struct Progress {
-    std::size_t done;   ///< batches
-    std::size_t total;  ///< of so many
+    std::size_t done, total;  ///< batches
   };
 
-  /// A layer of the network, which must outlive this object and stay where it is. Throws
-  /// std::logic_error if it tracks no running statistics.
+  /// Adds a layer, which must outlive this object and stay in place. Throws std::logic_error if it
+  /// does not track running statistics.
   template <class Scalar, int spatial>
   void add(BatchNorm<Scalar, spatial>& layer) {
-    if (!layer.options().track_running_stats) {
-      in("add").misuse("expected a layer that tracks running statistics, got one that does not");
-    }
-    layers_.push_back(std::make_unique<Watched<Scalar, spatial>>(layer));
+    if (!layer.options().track_running_stats)
+      in("add").misuse({"expected a layer that tracks running statistics, got one that does not"});
+    layers_.push_back(&layer.core());
   }
 
   /// Calls forward(batch), which must use each layer once, for each batch of a range, and
   /// report(Progress) after each.
   template <class Batches, class Forward, class Report>
-  void run(const Batches& batches, const Forward& forward, const Report& report) {
-    const auto total =
-        static_cast<std::size_t>(std::distance(std::begin(batches), std::end(batches)));
-    if (total == 0) in("run").invalid("expected at least one batch, got none");
-    const Pass pass(layers_);
-    std::size_t done = 0;
+  void run(const Batches& batches, const Forward& forward, const Report& report) const {
+    const auto size = std::distance(std::begin(batches), std::end(batches));
+    if (size == 0) in("run").invalid({"expected at least one batch, got none"});
+    std::list<std::variant<Watched<float>, Watched<double>>> watched;
+    for (const auto& layer : layers_)
+      std::visit([&](auto* core) { watched.emplace_back(core); }, layer);
+    Progress progress{0, static_cast<std::size_t>(size)};
     for (const auto& batch : batches) {
       forward(batch);
-      for (std::size_t i = 0; i < layers_.size(); ++i) {
-        if (layers_[i]->collect()) continue;
-        in("run").misuse(
-            "expected each batch to pass every layer's own forward once, in training mode; layer " +
-            std::to_string(i) + " did not do so in batch " + std::to_string(done));
+      std::size_t i = 0;
+      for (auto& layer : watched) {
+        if (!std::visit([](auto& one) { return one.collect(); }, layer)) {
+          in("run").misuse(
+              {"expected each batch to pass every layer's own forward once, in training ",
+               "mode; layer ", i, " did not do so in batch ", progress.done});
+        }
+        ++i;
       }
-      report(Progress{++done, total});
+      ++progress.done;
+      report(progress);
     }
-    for (const auto& layer : layers_) layer->keep();
+    for (auto& layer : watched) std::visit([](auto& one) { one.keep(); }, layer);
   }
   template <class Batches, class Forward>
-  void run(const Batches& batches, const Forward& forward) {
+  void run(const Batches& batches, const Forward& forward) const {
     run(batches, forward, [](Progress) {});
   }
 
  private:
-  [[nodiscard]] static detail::Where in(const char* call) { return {"Recalibration", call}; }
+  /// A layer during a pass. The destructor restores its mode, and its running statistics unless
+  /// keep() was called.
+  template <class Param>
+  struct Watched {
+    detail::Core<Param>* core;
+    bool was_training;
+    detail::RunningStatistics<typename detail::Core<Param>::Vector> running;
+    Moments moments;  // of the batches so far
+    std::int64_t batches = 0;
 
-  class Layer {
-   public:
-    virtual ~Layer() = default;
-    virtual void start() = 0;    // remembers the layer and puts it in training mode
-    virtual bool collect() = 0;  // takes the last forward's moments; false if there was not one
-    virtual void keep() = 0;     // what was collected instead of what was remembered
-    virtual void end() = 0;      // leaves the layer as it is to be
-  };
-
-  template <class Scalar, int spatial>
-  class Watched final : public Layer {
-   public:
-    explicit Watched(BatchNorm<Scalar, spatial>& layer) : layer_(layer), parts_(layer) {}
-
-    void start() override {
-      was_training_ = layer_.is_training();
-      running_ = parts_.running();
-      moments_ = Moments(layer_.num_features());
-      batches_ = 0;
-      layer_.train();
+    Watched(detail::Core<Param>* c)
+        : core(c), was_training(c->training), running(c->running), moments(c->num_features) {
+      core->training = true;
     }
-    bool collect() override {
-      const auto before = running_.num_batches_tracked + batches_;
-      if (layer_.num_batches_tracked() != before + 1 || layer_.saved().count == 0) return false;
-      ++batches_;
-      const bool skip = layer_.options().non_finite == NonFinite::skip_update;
-      const Moments batch = parts_.last_moments();
+    Watched(const Watched&) = delete;
+    ~Watched() { core->running = running, core->training = was_training; }
+
+    /// Takes the moments of the last forward. Returns false unless there was one forward.
+    [[nodiscard]] bool collect() {
+      ++batches;
+      if (core->running.batches != running.batches + batches || core->saved.count == 0)
+        return false;
+      const Moments batch = detail::as_moments(core->saved);
+      const bool skip = core->options.non_finite == NonFinite::skip_update;
       for (Eigen::Index c = 0; c < batch.channels(); ++c) {
-        if (detail::is_finite(batch.mean[c]) || !skip) moments_.merge(batch, c);
+        if (!skip || detail::is_finite(batch.mean[c])) moments.merge(batch, c);
       }
       return true;
     }
-    void keep() override { running_ = parts_.running_of(moments_, running_, batches_); }
-    void end() override {
-      parts_.set_running(running_);
-      layer_.train(was_training_);
+    /// A channel without values, or whose variance is not defined, keeps its running statistics.
+    void keep() {
+      const VarianceEstimate estimate = core->options.running_variance;
+      const Eigen::ArrayXd var = moments.var(estimate);
+      const double fewest = estimate == VarianceEstimate::unbiased ? 2 : 1;
+      for (Eigen::Index c = 0; c < var.size(); ++c) {
+        if (moments.count[c] > 0) running.mean[c] = detail::saturated<Param>(moments.mean[c]);
+        if (moments.count[c] >= fewest) running.var[c] = detail::saturated<Param>(var[c]);
+      }
+      running.batches = batches;
+      running.skipped.setZero();
     }
-
-   private:
-    BatchNorm<Scalar, spatial>& layer_;
-    detail::InParts<Scalar, spatial> parts_;
-    bool was_training_ = true;
-    typename detail::InParts<Scalar, spatial>::Running running_;  // what the layer is to have
-    Moments moments_;                                             // of the batches so far
-    std::int64_t batches_ = 0;
   };
 
-  using Layers = std::vector<std::unique_ptr<Layer>>;
+  [[nodiscard]] static detail::Where in(const char* call) { return {"Recalibration", call}; }
 
-  /// Whatever ends the pass, the layers are left as they are to be.
-  class Pass {
-   public:
-    explicit Pass(const Layers& layers) : layers_(layers) {
-      for (const auto& layer : layers_) layer->start();
-    }
-    ~Pass() {
-      for (const auto& layer : layers_) layer->end();
-    }
-    Pass(const Pass&) = delete;
-    Pass& operator=(const Pass&) = delete;
-
-   private:
-    const Layers& layers_;
-  };
-
-  Layers layers_;
+  std::vector<std::variant<detail::Core<float>*, detail::Core<double>*>> layers_;
 };
 
 }  // namespace batchnorm

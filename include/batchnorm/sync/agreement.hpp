@@ -9,7 +9,7 @@
 
 namespace batchnorm::detail {
 
-/// What a rank's own checks threw, or that they threw nothing, to be told to the others.
+/// What a rank's own checks threw, or `nothing`, to be sent to the other ranks.
 struct Caught {
   enum Kind { nothing, invalid, misuse, domain, other };
   Kind kind = nothing;
@@ -43,28 +43,22 @@ template <class F>
   return {};
 }
 
-/// Throws the error of the first rank that has one, on every rank. All must call it, one with an
-/// error at least.
+/// Throws, on every rank, the error of the first rank that has an error. All ranks must call it,
+/// and at least one must have an error.
 [[noreturn]] inline void raise_together(Communicator& world, const Caught& mine) {
-  Eigen::VectorXd head(2);
-  head << mine.kind, static_cast<double>(mine.text.size());
+  const Eigen::Vector2d head(mine.kind, static_cast<double>(mine.text.size()));
   const Eigen::MatrixXd heads = world.all_gather(head);
   Eigen::Index first = 0;
   while (first + 1 < heads.cols() && heads(0, first) == 0) ++first;
 
   Eigen::VectorXd letters = Eigen::VectorXd::Zero(static_cast<Eigen::Index>(heads(1, first)));
-  for (Eigen::Index i = 0; i < letters.size() && world.rank() == first; ++i) {
-    letters[i] = static_cast<unsigned char>(mine.text[static_cast<std::size_t>(i)]);
-  }
-  const Eigen::VectorXd spread = world.all_reduce(letters);
+  for (Eigen::Index i = 0; i < letters.size() && world.rank() == first; ++i)
+    letters[i] = mine.text[static_cast<std::size_t>(i)];
   Caught told;
   told.kind = static_cast<Caught::Kind>(static_cast<int>(heads(0, first)));
-  for (const double letter : spread) {
-    told.text += static_cast<char>(static_cast<unsigned char>(letter));
-  }
-  if (world.size() > 1) {
+  for (const double letter : world.all_reduce(letters)) told.text += static_cast<char>(letter);
+  if (world.size() > 1)
     told.text += " (on rank " + std::to_string(first) + " of " + std::to_string(world.size()) + ")";
-  }
   told.raise();
 }
 

@@ -5,9 +5,9 @@
 
 namespace batchnorm {
 
-/// One of several ranks, threads or processes, that exchange numbers. Ranks make the same calls in
-/// the same order, each with as many numbers as the others; a call returns when all have made it,
-/// and throws where that cannot be. To bring a network of your own, derive from this.
+/// One of several ranks, which are threads or processes that exchange numbers. All ranks make the
+/// same calls in the same order, with the same count of numbers. A call returns when all ranks have
+/// made it, and throws if that cannot happen. Derive from this class to use another network.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -15,22 +15,17 @@ class Communicator {
   [[nodiscard]] virtual int rank() const = 0;  ///< in [0, size())
   [[nodiscard]] virtual int size() const = 0;
 
-  /// The numbers of all ranks: column r is rank r's.
+  /// The numbers of all ranks: column r is from rank r.
   [[nodiscard]] virtual Eigen::MatrixXd all_gather(const Eigen::VectorXd& mine) = 0;
 
-  /// Their sum over the ranks, of the same bits on every rank. Added in rank order, unless a
-  /// communicator knows of a cheaper way that is fixed too.
+  /// The sum over the ranks, with the same bits on every rank: added in rank order, unless a
+  /// communicator has a faster order that is fixed too.
   [[nodiscard]] virtual Eigen::VectorXd all_reduce(const Eigen::VectorXd& mine) {
     const Eigen::MatrixXd all = all_gather(mine);
     Eigen::VectorXd sum = all.col(0);
     for (Eigen::Index r = 1; r < all.cols(); ++r) sum += all.col(r);
     return sum;
   }
-
- protected:
-  Communicator() = default;
-  Communicator(const Communicator&) = default;
-  Communicator& operator=(const Communicator&) = default;
 };
 
 }  // namespace batchnorm

@@ -3,17 +3,13 @@
 
 #include <condition_variable>
 #include <exception>
-#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
-#include <utility>
 #include <vector>
 
-#include "batchnorm/error.hpp"
-#include "batchnorm/sync/communicator.hpp"
+#include "batchnorm/sync/agreement.hpp"
 
 namespace batchnorm {
 
@@ -21,152 +17,111 @@ namespace batchnorm {
 ///
 ///   Replicas(4).run([&](Communicator& world) { train(world.rank(), world); });
 ///
-/// If one ends, by an exception or because it is done, while others wait for it in an exchange,
-/// these get a std::runtime_error: nobody waits for ever.
+/// If a rank ends, by an exception or because it is done, the ranks that wait for it in an exchange
+/// get a std::runtime_error. So no rank waits for ever.
 class Replicas {
  public:
   /// Throws std::invalid_argument unless ranks >= 1.
   explicit Replicas(int ranks) {
-    if (ranks < 1) {
-      detail::Where{"Replicas", "Replicas"}.invalid("expected at least 1 rank, got " +
-                                                    std::to_string(ranks));
-    }
-    for (int rank = 0; rank < ranks; ++rank) members_.emplace_back(meeting_, rank, ranks);
+    const detail::Where where{"Replicas", "Replicas"};
+    if (ranks < 1) where.invalid({"expected at least 1 rank, got ", ranks});
+    for (int rank = 0; rank < ranks; ++rank) members_.emplace_back(*this, rank);
   }
   Replicas(const Replicas&) = delete;
   Replicas& operator=(const Replicas&) = delete;
 
   [[nodiscard]] int size() const { return static_cast<int>(members_.size()); }
 
-  /// A rank's communicator, for threads of your own; leave(rank) says that a thread is done with it.
-  [[nodiscard]] Communicator& communicator(int rank) { return member(rank); }
-  void leave(int rank) { member(rank).leave(); }
+  /// A rank's communicator, for threads that the program starts itself. leave(rank) says that such
+  /// a thread will not use it any more.
+  [[nodiscard]] Communicator& communicator(int rank) {
+    const detail::Where where{"Replicas", "communicator"};
+    if (rank < 0 || rank >= size())
+      where.invalid({"expected a rank from 0 to ", size() - 1, ", got ", rank});
+    return members_[static_cast<std::size_t>(rank)];
+  }
+  void leave(int rank) { end(communicator(rank).rank(), nullptr); }
 
-  /// Calls work(communicator) on a thread for each rank, and waits for them all. What the first one
-  /// to fail threw is thrown again then. Throws std::runtime_error if a thread cannot be started: the
-  /// ranks that were started end first, and those that wait for an exchange get an error.
+  /// Calls work(communicator) on a thread for each rank and waits for all of them. Then it throws
+  /// the exception of the first rank that failed. It throws std::runtime_error if a thread cannot
+  /// be started; before that it waits for the ranks that were started. Those of them that wait for
+  /// an exchange get an error.
   template <class Work>
   void run(const Work& work) {
-    std::exception_ptr first;
-    std::mutex mutex;
-    const auto keep_first = [&](const std::exception_ptr& error) {
-      const std::lock_guard<std::mutex> lock(mutex);
-      if (!first) first = error;
-    };
     std::vector<std::thread> threads;
     threads.reserve(members_.size());
-    meeting_->reopen();
-    const std::exception_ptr not_started = caught([&] {
+    left_ = -1, arrived_ = 0, first_error_ = nullptr;
+    const detail::Caught not_started = detail::caught([&] {
       for (Member& one : members_) {
-        start(threads, [&] {
-          keep_first(caught([&] { work(static_cast<Communicator&>(one)); }));
-          one.leave();  // after its error is known to be the first
-        });
+        threads.emplace_back(
+            [&] { end(one.rank(), thrown_by([&] { work(static_cast<Communicator&>(one)); })); });
       }
     });
-    if (not_started) {
-      keep_first(not_started);
-      members_[threads.size()].leave();  // so that the ranks before it do not wait for it
+    if (not_started.kind != detail::Caught::nothing) {
+      const auto started = static_cast<int>(threads.size());
+      const std::string text = "[Replicas::run] expected a thread for each of " +
+                               std::to_string(size()) + " ranks, got " + std::to_string(started) +
+                               ": " + not_started.text;
+      end(started, std::make_exception_ptr(std::runtime_error(text)));
     }
     for (std::thread& thread : threads) thread.join();
-    if (first) std::rethrow_exception(first);
+    if (first_error_) std::rethrow_exception(first_error_);
   }
 
  private:
-  /// Where the ranks meet: one exchange at a time.
-  class Meeting {
-   public:
-    [[nodiscard]] Eigen::MatrixXd exchange(int rank, int ranks, const Eigen::VectorXd& mine) {
-      std::unique_lock<std::mutex> lock(mutex_);
-      if (arrived_ == 0) {
-        gathering_.resize(mine.size(), ranks);
-        mismatch_ = false;
-      }
-      mismatch_ = mismatch_ || mine.size() != gathering_.rows();
-      if (!mismatch_) gathering_.col(rank) = mine;
-      const long turn = turn_;
-      if (++arrived_ == ranks) {
-        // Nobody is still reading the result before: all have come since.
-        result_.swap(gathering_);
-        result_mismatches_ = mismatch_;
-        arrived_ = 0;
-        ++turn_;
-        all_came_.notify_all();
-      }
-      all_came_.wait(lock, [&] { return turn_ != turn || left_ >= 0; });
-      if (turn_ == turn) {
-        detail::fail<std::runtime_error>("[Replicas] rank " + std::to_string(rank) +
-                                         " waits for an exchange with rank " +
-                                         std::to_string(left_) + ", which has ended");
-      }
-      if (result_mismatches_) {
-        detail::fail<std::logic_error>(
-            "[Replicas] expected as many numbers from every rank, got different ones: do all ranks "
-            "make the same calls?");
-      }
-      return result_;
-    }
-    void leave(int rank) {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      left_ = rank;
-      all_came_.notify_all();
-    }
-    void reopen() {
-      left_ = -1;
-      arrived_ = 0;
-    }
-
-   private:
-    std::mutex mutex_;
-    std::condition_variable all_came_;
-    Eigen::MatrixXd gathering_, result_;  // a column for each rank
-    int arrived_ = 0;
-    long turn_ = 0;  // exchanges made
-    int left_ = -1;  // a rank that has ended
-    bool mismatch_ = false, result_mismatches_ = false;
-  };
-
   class Member final : public Communicator {
    public:
-    Member(std::shared_ptr<Meeting> meeting, int rank, int ranks)
-        : meeting_(std::move(meeting)), rank_(rank), ranks_(ranks) {}
+    Member(Replicas& all, int rank) : all_(&all), rank_(rank) {}
     [[nodiscard]] int rank() const override { return rank_; }
-    [[nodiscard]] int size() const override { return ranks_; }
+    [[nodiscard]] int size() const override { return all_->size(); }
     [[nodiscard]] Eigen::MatrixXd all_gather(const Eigen::VectorXd& mine) override {
-      return meeting_->exchange(rank_, ranks_, mine);
+      return all_->exchange(rank_, mine);
     }
-    void leave() { meeting_->leave(rank_); }
 
    private:
-    std::shared_ptr<Meeting> meeting_;
-    int rank_, ranks_;
+    Replicas* all_;
+    int rank_;
   };
 
-  [[nodiscard]] Member& member(int rank) {
-    if (rank < 0 || rank >= size()) {
-      detail::Where{"Replicas", "communicator"}.invalid("expected a rank from 0 to " +
-                                                        std::to_string(size() - 1) + ", got " +
-                                                        std::to_string(rank));
-    }
-    return members_[static_cast<std::size_t>(rank)];
+  /// Says that a rank has ended, with an error or with nullptr, to the ranks that wait for it.
+  void end(int rank, const std::exception_ptr& error) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!first_error_) first_error_ = error;
+    left_ = rank;
+    all_came_.notify_all();
   }
-  /// Starts the next rank's thread.
-  template <class Body>
-  void start(std::vector<std::thread>& threads, const Body& body) const {
-#if defined(__cpp_exceptions)
-    try {
-      threads.emplace_back(body);
-    } catch (const std::system_error& error) {
-      detail::fail<std::runtime_error>("[Replicas::run] expected a thread for each of " +
-                                       std::to_string(size()) + " ranks, got " +
-                                       std::to_string(threads.size()) + ": " + error.what());
+  [[nodiscard]] Eigen::MatrixXd exchange(int rank, const Eigen::VectorXd& mine) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (arrived_ == 0) {
+      gathering_.resize(mine.size(), size());
+      mismatch_ = false;
     }
-#else
-    threads.emplace_back(body);
-#endif
+    mismatch_ = mismatch_ || mine.size() != gathering_.rows();
+    if (!mismatch_) gathering_.col(rank) = mine;
+    const long turn = turn_;
+    if (++arrived_ == size()) {
+      // No rank still reads the previous result: all ranks have arrived since then.
+      result_.swap(gathering_);
+      result_mismatches_ = mismatch_;
+      arrived_ = 0;
+      ++turn_;
+      all_came_.notify_all();
+    }
+    all_came_.wait(lock, [&] { return turn_ != turn || left_ >= 0; });
+    if (turn_ == turn) {
+      detail::fail<std::runtime_error>("[Replicas] rank " + std::to_string(rank) +
+                                       " waits for an exchange with rank " + std::to_string(left_) +
+                                       ", which has ended");
+    }
+    if (result_mismatches_) {
+      detail::fail<std::logic_error>(
+          "[Replicas] expected as many numbers from every rank, got different ones: do all ranks "
+          "make the same calls?");
+    }
+    return result_;
   }
   template <class F>
-  [[nodiscard]] static std::exception_ptr caught(const F& f) {
+  [[nodiscard]] static std::exception_ptr thrown_by(const F& f) {
 #if defined(__cpp_exceptions)
     try {
       f();
@@ -179,8 +134,15 @@ class Replicas {
     return nullptr;
   }
 
-  std::shared_ptr<Meeting> meeting_ = std::make_shared<Meeting>();
   std::vector<Member> members_;
+  std::mutex mutex_;  // of the members below
+  std::condition_variable all_came_;
+  Eigen::MatrixXd gathering_, result_;  // a column for each rank
+  int arrived_ = 0;                     // ranks in the exchange under way
+  long turn_ = 0;                       // exchanges made
+  int left_ = -1;                       // a rank that has ended
+  std::exception_ptr first_error_;      // of a rank
+  bool mismatch_ = false, result_mismatches_ = false;
 };
 
 }  // namespace batchnorm

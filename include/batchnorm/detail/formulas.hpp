@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+// The four formulas of batch normalization, as the loops compute them. V is a number or a vector of
+// numbers. A formula takes its inputs (x; or x and dy), then the channel's coefficients, and last
+// where its result goes. The slow path computes the same formulas in a wider type.
+#if defined(__GNUC__)
+#define BATCHNORM_INLINE inline __attribute__((always_inline))
+
+#else
+#define BATCHNORM_INLINE inline
+
+#endif
+namespace batchnorm::detail {
+
+/// What one value adds to two sums.
+template <class V>
+struct Terms {
+  V first, second;
+};
+
+/// d and d^2 with d = x - v0, where v0 is one of the channel's values. In double for every type of
+/// x: where gamma is large, the mean must be far more accurate than a float.
+struct Moments {
+  static constexpr bool is_sum = true;
+  static constexpr int inputs = 1, coefficients = 1;
+  template <class A>
+  using Number = double;
+
+  template <class V>
+  static BATCHNORM_INLINE void of(const V& x, const V& v0, Terms<V>& sums) {
+    const V d = x - v0;
+    sums.first = d;
+    sums.second = d * d;
+  }
+};
+
+/// dy and dy * x_hat with x_hat = (x - mean) * inv_std
+struct Gradients {
+  static constexpr bool is_sum = true;
+  static constexpr int inputs = 2, coefficients = 2;
+  template <class A>
+  using Number = A;
+
+  template <class V>
+  static BATCHNORM_INLINE void of(const V& x, const V& dy, const V& mean, const V& inv_std,
+                                  Terms<V>& sums) {
+    const V x_hat = (x - mean) * inv_std;
+    sums.first = dy;
+    sums.second = dy * x_hat;
+  }
+};
+
+/// y = (x - mean) * scale + shift
+struct Normalize {
+  static constexpr bool is_sum = false;
+  static constexpr int inputs = 1, coefficients = 3;
+  template <class A>
+  using Number = A;
+
+  template <class V>
+  static BATCHNORM_INLINE void of(const V& x, const V& mean, const V& scale, const V& shift, V& y) {
+    y = (x - mean) * scale + shift;
+  }
+};
+
+/// dx = (dy - mean_dy) * scale + ((x - mean) * slope + shift)
+struct InputGradient {
+  static constexpr bool is_sum = false;
+  static constexpr int inputs = 2, coefficients = 5;
+  template <class A>
+  using Number = A;
+
+  template <class V>
+  static BATCHNORM_INLINE void of(const V& x, const V& dy, const V& mean, const V& scale,
+                                  const V& shift, const V& mean_dy, const V& slope, V& dx) {
+    dx = (dy - mean_dy) * scale + ((x - mean) * slope + shift);
+  }
+};
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "batchnorm/detail/formulas.hpp"
+#include "batchnorm/detail/simd.hpp"
+
+// The loops over values, for any formula. A block is a number of rows of values. Two shapes of
+// block exist:
+//   runs      each row is a run of values of one channel, and has coefficients
+//   and sums of its own (NCHW) columns   each column belongs to a channel, and
+//   has coefficients and sums of its own (NHWC)
+// The loops are compiled for the instructions of the program and, where these lack AVX2, once more
+// for AVX2.
+namespace batchnorm::detail {
+
+inline constexpr int most_coefficients = 7;
+inline constexpr Index run_sums =
+    8;  // partial sums of a run: a vector of doubles, padded with zeros
+inline constexpr Index line_bytes = 64,
+                       line_values = 16;  // a line of the cache; its floats
+
+struct Block {
+  Index rows, width;
+  const void* in[2];  // x; x and dy
+  Index in_step[2];   // elements from row to row
+  void* out;          // of a map
+  Index out_step;
+  const void* coefficients[most_coefficients];  // for each run, or for each column
+  double* sums[2];   // of a sum: run_sums for each run, or one for each column
+  Index ahead;       // columns: elements from the values at work to the ones to
+                     // prefetch, or 0
+  bool past_caches;  // of a map: write whole lines past the caches
+};
+
+/// A formula's loops over both shapes of block.
+struct Loops {
+  void (*runs)(const Block&);
+  void (*columns)(const Block&);
+};
+
+/// Sums, in double, of vectors of N. Four vectors of floats are added as floats, which rounds each
+/// of them twice more, before they are widened. Doubles have four independent sums, which hides the
+/// latency of an addition.
+template <class N, class Isa>
+struct Sum {
+  using V = Vector<N, Isa>;
+  using Wide = Vector<double, Isa>;
+  static constexpr bool is_double = std::is_same_v<N, double>;
+  Wide part[is_double ? 4 : 2] = {};
+
+  BATCHNORM_INLINE void add(const V& v) {
+    if constexpr (is_double) {
+      part[0] += v;
+    } else {
+      Wide low, high;
+      widen<Isa>(v, low, high);
+      part[0] += low, part[1] += high;
+    }
+  }
+  BATCHNORM_INLINE void add(const V& a, const V& b, const V& c, const V& d) {
+    if constexpr (is_double) {
+      part[0] += a, part[1] += b, part[2] += c, part[3] += d;
+    } else {
+      add((a + b) + (c + d));
+    }
+  }
+  /// Adds all to the partial sums of a run.
+  BATCHNORM_INLINE void add_to_run(double* sums) const {
+    Wide all = part[0] + part[1], before;
+    if constexpr (is_double) all += part[2] + part[3];
+    load<Isa>(sums, before);
+    store<Isa>(before + all, sums);
+  }
+};
+/// Adds vectors of terms to the sums of as many columns.
+template <class N, class Isa, class... V>
+BATCHNORM_INLINE void add_to_columns(double* sums, const V&... terms) {
+  Sum<N, Isa> all;
+  load<Isa>(sums, all.part[0]);
+  if constexpr (Sum<N, Isa>::is_double) {
+    store<Isa>((all.part[0] + ... + terms), sums);
+  } else {
+    load<Isa>(sums + lanes<double, Isa>, all.part[1]);
+    all.add(terms...);
+    store<Isa>(all.part[0], sums);
+    store<Isa>(all.part[1], sums + lanes<double, Isa>);
+  }
+}
+
+/// A formula over the rows of a block: vectors of values, and what is left at the end one by one.
+template <class Formula, class Isa, class T, class = std::make_index_sequence<Formula::inputs>,
+          class = std::make_index_sequence<Formula::coefficients>>
+struct Loop;
+template <class Formula, class Isa, class T, std::size_t... I, std::size_t... K>
+struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...>> {
+  using A = ParamOf<T>;
+  using N = typename Formula::template Number<A>;
+  using V = Vector<N, Isa>;
+  template <class X>
+  using Result = std::conditional_t<Formula::is_sum, Terms<X>, X>;
+  static constexpr Index W = lanes<N, Isa>;
+
+  struct Coefficients {
+    V of[sizeof...(K)];
+  };
+  BATCHNORM_INLINE static const N* coefficient(const Block& b, std::size_t k) {
+    return static_cast<const N*>(b.coefficients[k]);
+  }
+  /// Those of run r, in all lanes.
+  BATCHNORM_INLINE static void of_run(const Block& b, Index r, Coefficients& k) {
+    (splat(coefficient(b, K)[r], k.of[K]), ...);
+  }
+  /// Those of the columns from j on.
+  BATCHNORM_INLINE static void of_columns(const Block& b, Index j, Coefficients& k) {
+    (load<Isa>(coefficient(b, K) + j, k.of[K]), ...);
+  }
+  BATCHNORM_INLINE static const T* input(const Block& b, std::size_t i, Index r, Index j) {
+    return static_cast<const T*>(b.in[i]) + r * b.in_step[i] + j;
+  }
+  BATCHNORM_INLINE static void vector_at(const Block& b, Index r, Index j, const Coefficients& k,
+                                         Result<V>& result) {
+    V in[sizeof...(I)];
+    (load<Isa>(input(b, I, r, j), in[I]), ...);
+    Formula::of(in[I]..., k.of[K]..., result);
+  }
+  /// One value, by coefficients number c.
+  BATCHNORM_INLINE static void value_at(const Block& b, Index r, Index j, Index c,
+                                        Result<N>& result) {
+    Formula::of(static_cast<N>(*input(b, I, r, j))..., coefficient(b, K)[c]..., result);
+  }
+  BATCHNORM_INLINE static void prefetch(const Block& b, Index r, Index j) {
+    (prefetch_line(input(b, I, r, j) + b.ahead), ...);
+  }
+
+  BATCHNORM_INLINE static void sum_run(const Block& b, Index r) {
+    Coefficients k = {};
+    of_run(b, r, k);
+    Sum<N, Isa> first, second;
+    Index j = 0;
+    for (; j + 4 * W <= b.width; j += 4 * W) {
+      Terms<V> t0, t1, t2, t3;
+      vector_at(b, r, j, k, t0), vector_at(b, r, j + W, k, t1);
+      vector_at(b, r, j + 2 * W, k, t2), vector_at(b, r, j + 3 * W, k, t3);
+      first.add(t0.first, t1.first, t2.first, t3.first);
+      second.add(t0.second, t1.second, t2.second, t3.second);
+    }
+    for (; j + W <= b.width; j += W) {
+      Terms<V> t;
+      vector_at(b, r, j, k, t);
+      first.add(t.first), second.add(t.second);
+    }
+    first.add_to_run(b.sums[0] + r * run_sums), second.add_to_run(b.sums[1] + r * run_sums);
+    for (; j < b.width; ++j) sum_value(b, r, j, r, r * run_sums);
+  }
+  BATCHNORM_INLINE static void sum_value(const Block& b, Index r, Index j, Index c, Index sum) {
+    Terms<N> t;
+    value_at(b, r, j, c, t);
+    b.sums[0][sum] += static_cast<double>(t.first), b.sums[1][sum] += static_cast<double>(t.second);
+  }
+
+  template <int rows>
+  BATCHNORM_INLINE static void sum_columns(const Block& b, Index r, Index j) {
+    Coefficients k = {};
+    of_columns(b, j, k);
+    double *const first = b.sums[0] + j, *const second = b.sums[1] + j;
+    Terms<V> t0, t1, t2, t3;
+    vector_at(b, r, j, k, t0);
+    if constexpr (rows == 1) {
+      add_to_columns<N, Isa>(first, t0.first), add_to_columns<N, Isa>(second, t0.second);
+    } else {
+      vector_at(b, r + 1, j, k, t1), vector_at(b, r + 2, j, k, t2), vector_at(b, r + 3, j, k, t3);
+      add_to_columns<N, Isa>(first, t0.first, t1.first, t2.first, t3.first);
+      add_to_columns<N, Isa>(second, t0.second, t1.second, t2.second, t3.second);
+    }
+  }
+  template <int rows>
+  BATCHNORM_INLINE static void sum_rows(const Block& b, Index r) {
+    Index j = 0;
+    for (; j + line_values <= b.width; j += line_values) {
+      for (Index u = 0; u < rows && b.ahead != 0; ++u) prefetch(b, r + u, j);
+#pragma GCC unroll 4
+      for (Index u = 0; u < line_values; u += W) sum_columns<rows>(b, r, j + u);
+    }
+    for (; j + W <= b.width; j += W) sum_columns<rows>(b, r, j);
+    for (; j < b.width; ++j) {
+      for (Index u = 0; u < rows; ++u) sum_value(b, r + u, j, j, j);
+    }
+  }
+
+  template <bool in_columns>
+  BATCHNORM_INLINE static void map_vector(const Block& b, Index r, Index j, Coefficients& k, T* out,
+                                          bool past_caches) {
+    V result;
+    if constexpr (in_columns) of_columns(b, j, k);
+    vector_at(b, r, j, k, result);
+    store<Isa>(result, out + j, past_caches);
+  }
+  /// Values [j, end) of a row, in vectors and what is left one by one.
+  template <bool in_columns>
+  BATCHNORM_INLINE static void map_some(const Block& b, Index r, Index j, Index end,
+                                        Coefficients& k, T* out) {
+    for (; j + W <= end; j += W) map_vector<in_columns>(b, r, j, k, out, false);
+    for (; j < end; ++j) {
+      N result;
+      value_at(b, r, j, in_columns ? j : r, result);
+      out[j] = static_cast<T>(result);
+    }
+  }
+  template <bool in_columns>
+  BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
+    T* const out = static_cast<T*>(b.out) + r * b.out_step;
+    Coefficients k = {};
+    if constexpr (!in_columns) of_run(b, r, k);
+    const auto after_line = reinterpret_cast<std::uintptr_t>(out) % line_bytes;
+    const Index to_line = static_cast<Index>((line_bytes - after_line) % line_bytes / sizeof(T));
+    Index j = b.past_caches ? std::min(to_line, b.width) : 0;
+    map_some<in_columns>(b, r, 0, j, k, out);
+    for (; j + line_values <= b.width; j += line_values) {
+      if (b.ahead != 0) prefetch(b, r, j);
+#pragma GCC unroll 4
+      for (Index u = 0; u < line_values; u += W) {
+        map_vector<in_columns>(b, r, j + u, k, out, b.past_caches);
+      }
+    }
+    map_some<in_columns>(b, r, j, b.width, k, out);
+  }
+
+  /// A copy of the block cannot be changed by a store of values, so its members can stay in
+  /// registers.
+  template <bool in_columns>
+  BATCHNORM_INLINE static void over(const Block b) {
+    Index r = 0;
+    if constexpr (!Formula::is_sum) {
+      for (; r < b.rows; ++r) map_row<in_columns>(b, r);
+      if (b.past_caches) finish_writes_past_caches();
+    } else if constexpr (in_columns) {
+      for (; r + 4 <= b.rows; r += 4) sum_rows<4>(b, r);
+      for (; r < b.rows; ++r) sum_rows<1>(b, r);
+    } else {
+      for (; r < b.rows; ++r) sum_run(b, r);
+    }
+  }
+};
+
+template <class Formula, class T, bool in_columns>
+BATCHNORM_BASELINE void loop(const Block& b) {
+  Loop<Formula, Baseline, T>::template over<in_columns>(b);
+}
+#if defined(BATCHNORM_CHOOSES_AVX2)
+template <class Formula, class T, bool in_columns>
+BATCHNORM_AVX2 void loop_by_avx2(const Block& b) {
+  Loop<Formula, Avx2, T>::template over<in_columns>(b);
+}
+#endif
+
+/// The loops of a formula over values of T, the fastest that this processor has.
+template <class Formula, class T>
+[[nodiscard]] Loops loops_of() {
+#if defined(BATCHNORM_CHOOSES_AVX2)
+  if (chooses_avx2()) return {loop_by_avx2<Formula, T, false>, loop_by_avx2<Formula, T, true>};
+#endif
+  return {loop<Formula, T, false>, loop<Formula, T, true>};
+}
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cstdint>
+
+#include "batchnorm/detail/scalar.hpp"
+#include "batchnorm/options.hpp"
+
+namespace batchnorm::detail {
+
+/// The statistics that eval mode normalizes with: per channel an average over training batches,
+///   running = (1 - w) * running + w * batch
+/// Vector is Eigen::Matrix<Param, C, 1>, where C is a number or Eigen::Dynamic.
+template <class Vector>
+struct RunningStatistics {
+  using Param = typename Vector::Scalar;
+  Vector mean, var;          // (C) each
+  std::int64_t batches = 0;  // accepted training batches
+  // (C, 2) how many of them did not move a channel's mean, and its variance
+  Eigen::Array<std::int64_t, Vector::RowsAtCompileTime, 2> skipped;
+
+  void resize(Index channels) {
+    mean.resize(channels), var.resize(channels), skipped.resize(channels, 2);
+    reset();
+  }
+  /// Mean 0, variance 1, no batches. Lengths stay as they are.
+  void reset() { mean.setZero(), var.setOnes(), skipped.setZero(), batches = 0; }
+
+  /// Takes in a batch of n values per channel, batch_var (C) its population variance.
+  void take(const double* batch_mean, const double* batch_var, Index n, const Options& options) {
+    const bool unbiased = options.running_variance == VarianceEstimate::unbiased;
+    const double correction = unbiased ? static_cast<double>(n) / static_cast<double>(n - 1) : 1;
+    const Momentum m = options.momentum;
+    if (const double w = m.weight_of_new(); w > 0 && n > 1 && are_ordinary(batch_mean, batch_var)) {
+      for (Index c = 0; c < mean.size(); ++c) {
+        mean.data()[c] = static_cast<Param>(moved(mean.data()[c], batch_mean[c], w));
+        var.data()[c] = static_cast<Param>(moved(var.data()[c], batch_var[c] * correction, w));
+      }
+    } else {
+      for (Index c = 0; c < mean.size(); ++c) {
+        const bool finite = is_finite(batch_mean[c]) && !is_nan(batch_var[c]);  // the values
+        const bool skip = !finite && options.non_finite == NonFinite::skip_update;
+        const bool skip_var = skip || (unbiased && n == 1);  // n - 1 is 0
+        if (!skip) move(mean[c], c, 0, batch_mean[c], m, finite);
+        if (!skip_var) move(var[c], c, 1, batch_var[c] * correction, m, finite);
+        skipped(c, 0) += skip, skipped(c, 1) += skip_var;
+      }
+    }
+    ++batches;
+  }
+
+ private:
+  /// Are all numbers far from the ends of Param's range? Then a loop without branches can do it.
+  [[nodiscard]] bool are_ordinary(const double* batch_mean, const double* batch_var) const {
+    Bits<Param> all = 1;
+    for (Index c = 0; c < mean.size(); ++c) {
+      all &= fits_as_offset(static_cast<Param>(batch_mean[c])) & fits_as_offset(mean.data()[c]) &
+             fits_as_offset(static_cast<Param>(batch_var[c])) & fits_as_offset(var.data()[c]);
+    }
+    return all != 0;
+  }
+  [[nodiscard]] static double moved(Param running, double batch, double w) {
+    return (1 - w) * static_cast<double>(running) + w * batch;
+  }
+  /// Moves channel c's mean (which = 0) or variance (which = 1).
+  void move(Param& running, Index c, int which, double batch, Momentum momentum, bool finite) {
+    const auto moves = static_cast<double>(std::max<std::int64_t>(batches - skipped(c, which), 0));
+    const double w = momentum.is_cumulative() ? 1 / (1 + moves) : momentum.weight_of_new();
+    if (w == 0) return;
+    const double v = moved(running, batch, w);
+    finite = finite && is_finite(static_cast<double>(running));
+    running = finite ? saturated<Param>(v) : narrow<Param>(v);
+  }
+};
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "batchnorm/detail/view.hpp"
+#include "batchnorm/detail/workers.hpp"
+
+// How a tensor is cut into tasks, and how a formula's loops go over one of them.
+namespace batchnorm::detail {
+
+/// A task: blocks [b0, b1) of channels [c0, c1). Its sums go to slab s.
+struct Part {
+  Index c0, c1, s, b0, b1;
+};
+
+/// What a call reads and writes: x, or x and dy; y or dx, or nothing.
+struct Operands {
+  View in[2];
+  View out;
+
+  /// Is f true for each of them?
+  template <class F>
+  [[nodiscard]] bool all(const F& f) const {
+    return f(in[0]) && (!in[1].data || f(in[1])) && (!out.data || f(out));
+  }
+};
+
+/// How a tensor is cut: into groups of channels, and each group into slabs of blocks. In columns a
+/// block is a row of the group's values, or `fold` rows that follow one another; in runs it is a
+/// run of every channel, or a piece of a long run. The cut follows from the shape alone, never from
+/// the number of threads, so that results are bitwise the same for any number of them.
+struct Plan {
+  bool in_columns, past_caches;
+  Index values, channels, outer, inner;
+  Index fold;           // columns: rows of the tensor in a block
+  Index pieces, piece;  // runs: pieces of a run; values of a piece
+  Index blocks, group_channels, groups, slab_blocks, slabs;
+
+  [[nodiscard]] Part part(Index group, Index slab) const {
+    return {group * group_channels, std::min((group + 1) * group_channels, channels), slab,
+            slab * slab_blocks, std::min((slab + 1) * slab_blocks, blocks)};
+  }
+};
+
+[[nodiscard]] inline Index divided_up(Index a, Index b) { return (a + b - 1) / b; }
+
+/// Bytes, on the stack, for the copies of one coefficient where a channel has several columns.
+inline constexpr Index copies_bytes = 4096;
+
+inline void cut_columns(const Operands& v, Plan& plan) {
+  constexpr Index in_cache = 1024;      // columns whose numbers stay in the first-level cache
+  constexpr Index past_caches = 2048;   // where values come from memory, long rows count for more
+  constexpr Index least_columns = 512;  // of a block, if the tensor has so many
+  const Index most_copies = copies_bytes / v.in[0].elements->number_bytes;
+  const Index most = plan.inner > 1 ? most_copies : plan.past_caches ? past_caches : in_cache;
+  plan.group_channels = std::clamp<Index>(most / plan.inner, 1, plan.channels);
+  const Index of_lines =
+      line_values / std::gcd(plan.inner, line_values);  // channels that fill lines
+  if (plan.group_channels > of_lines && plan.group_channels < plan.channels) {
+    plan.group_channels -= plan.group_channels % of_lines;
+  }
+  if (plan.inner == 1 && v.all([](const View& u) { return u.outer_stride == u.channels; })) {
+    plan.fold = std::clamp<Index>(least_columns / plan.channels, 1, plan.outer);
+    if (plan.fold > 8) plan.fold -= plan.fold % 8;  // whole vectors, for any number of channels
+  }
+  plan.blocks = divided_up(plan.outer, plan.fold);
+}
+
+/// `twice`: values are summed, then mapped, and should still be in the cache when they are mapped.
+inline void cut_runs(Plan& plan, bool twice, Index tasks) {
+  constexpr Index in_cache = 768 * 1024;      // values of a group
+  constexpr Index longest_piece = 16 * 1024;  // values of a run
+  plan.pieces = divided_up(plan.inner, longest_piece);
+  plan.piece = divided_up(plan.inner, plan.pieces);
+  plan.blocks = plan.outer * plan.pieces;
+  const Index most =
+      twice ? in_cache / (plan.outer * plan.inner) : plan.channels * plan.blocks / tasks;
+  plan.group_channels =
+      std::clamp<Index>(most, 1, twice ? divided_up(plan.channels, 16) : plan.channels);
+}
+
+/// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
+[[nodiscard]] inline Plan plan_for(Operands& v, bool twice) {
+  constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
+  constexpr Index task = 32 * 1024;            // values that are worth a task
+  constexpr Index most_tasks = 64;             // of a call, about
+  constexpr Index short_run = 224;             // values: runs up to this length are columns
+  const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
+  for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
+    if (side_by_side || u->inner <= 1) continue;
+    std::swap(u->outer, u->inner);  // outer was 1
+    u->outer_stride = std::exchange(u->inner_stride, 1);
+  }
+  const View& x = v.in[0];
+  Plan plan{};
+  plan.values = x.size(), plan.channels = x.channels, plan.outer = x.outer, plan.inner = x.inner;
+  plan.fold = plan.pieces = 1, plan.piece = x.inner;
+  const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
+  plan.past_caches = plan.values * x.elements->bytes * tensors > bytes_in_caches;
+  plan.in_columns = (x.inner == 1 || (x.inner <= short_run && x.outer > 1)) &&
+                    v.all([](const View& u) { return u.channel_stride == u.inner; });
+  if (plan.in_columns) {
+    cut_columns(v, plan);
+  } else {
+    cut_runs(plan, twice, std::clamp<Index>(plan.values / task, 1, most_tasks));
+  }
+  plan.groups = divided_up(x.channels, plan.group_channels);
+  const Index slabs = std::clamp<Index>(x.count() * plan.group_channels / task, 1,
+                                        std::max<Index>(most_tasks / plan.groups, 1));
+  plan.slab_blocks = divided_up(plan.blocks, slabs);
+  if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 8) * 8;  // summed by fours
+  plan.slabs = divided_up(plan.blocks, plan.slab_blocks);
+  return plan;
+}
+
+/// A formula over tensors: its loops, its coefficients, and what it reads and writes. A coefficient
+/// is an array with a number for each channel; the unused ones are null.
+struct Step {
+  Loops loops;
+  Index number_bytes;
+  const void* coefficients[most_coefficients];
+  Operands v;
+};
+/// Both sums of a formula, for each channel or each column.
+struct Sums {
+  double* of[2];
+};
+/// The sums of all channels, for each slab.
+struct SlabSums {
+  double* first;
+  Index stride;  // from one sum to the next; a multiple of a line of the cache
+
+  [[nodiscard]] Sums of(Index slab) const {
+    return {{first + 2 * slab * stride, first + (2 * slab + 1) * stride}};
+  }
+  void add_slabs(const Plan& plan, Index c0, Index c1) const {
+    for (Index k = 2; k < 2 * plan.slabs; ++k) {
+      double* const all = first + k % 2 * stride;
+      const double* const more = first + k * stride;
+      for (Index c = c0; c < c1; ++c) all[c] += more[c];
+    }
+  }
+};
+
+/// A block whose first row starts at element (o, c, i) of all operands, and at coefficient k0.
+[[nodiscard]] inline Block block_at(const Step& step, Index o, Index c, Index i, Index k0,
+                                    const Sums& sums) {
+  Block block{};
+  for (int j = 0; j < 2; ++j) {
+    if (step.v.in[j].data) block.in[j] = step.v.in[j].at(o, c, i);
+    block.sums[j] = sums.of[j];
+  }
+  if (step.v.out.data) block.out = step.v.out.at(o, c, i);
+  for (int k = 0; k < most_coefficients && step.coefficients[k]; ++k) {
+    const auto* const numbers = static_cast<const char*>(step.coefficients[k]);
+    block.coefficients[k] = numbers + k0 * step.number_bytes;
+  }
+  return block;
+}
+
+// Runs.
+// ------------------------------------------------------------------------------------------
+
+/// Takes the formula over blocks that have a run, or a piece of one, of each channel in [c0, c1).
+inline void over_runs(const Plan& plan, const Part& part, Index c0, Index c1, const Step& step,
+                      const Sums& sums) {
+  for (Index b = part.b0; b < part.b1; ++b) {
+    const Index i = b % plan.pieces * plan.piece;
+    Block block = block_at(step, b / plan.pieces, c0, i, c0, sums);
+    block.rows = c1 - c0, block.width = std::min(plan.piece, plan.inner - i);
+    for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].channel_stride;
+    block.out_step = step.v.out.channel_stride;
+    block.past_caches = plan.past_caches;
+    step.loops.runs(block);
+  }
+}
+inline void sum_runs(const Plan& plan, const Part& part, const Step& step, const Sums& sums) {
+  constexpr Index at_once = 64;  // channels whose partial sums are kept from run to run
+  for (Index c0 = part.c0; c0 < part.c1; c0 += at_once) {
+    const Index c1 = std::min(c0 + at_once, part.c1);
+    alignas(line_bytes) double partial[2][at_once * run_sums] = {};
+    over_runs(plan, part, c0, c1, step, {{partial[0], partial[1]}});
+    for (int j = 0; j < 2; ++j) {
+      for (Index c = c0; c < c1; ++c) {
+        const double* const p = partial[j] + (c - c0) * run_sums;
+        sums.of[j][c] = ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
+      }
+    }
+  }
+}
+
+// Columns.
+// ---------------------------------------------------------------------------------------
+
+/// The columns of a part's blocks. Where a channel has several, its numbers are copied to all of
+/// them.
+struct Columns {
+  Index fold, inner, c0, channels, width;
+  Index blocks,
+      last_width;  // the last rows of a tensor may be fewer than `fold`
+
+  Columns(const Plan& plan, const Part& part)
+      : fold(plan.fold), inner(plan.inner), c0(part.c0), channels(part.c1 - part.c0) {
+    width = fold * channels * inner;
+    blocks = part.b1 - part.b0;
+    last_width = std::min(fold, plan.outer - (part.b1 - 1) * fold) * channels * inner;
+  }
+  [[nodiscard]] bool are_channels() const { return fold * inner == 1; }
+
+  /// Copies a number of each channel to its columns, then the first `around` columns again.
+  template <class N>
+  void copy(const void* numbers, void* copies, Index around) const {
+    const N* const of_channels = static_cast<const N*>(numbers) + c0;
+    N* to = static_cast<N*>(copies);
+    for (Index f = 0; f < fold && inner == 1; ++f) to = std::copy_n(of_channels, channels, to);
+    for (Index c = 0; c < channels && inner > 1; ++c, to += inner) {
+      Eigen::Map<Eigen::Array<N, Eigen::Dynamic, 1>>(to, inner).setConstant(of_channels[c]);
+    }
+    std::copy_n(static_cast<N*>(copies), around, to);
+  }
+  /// The step with coefficients for columns: copies where they are needed.
+  [[nodiscard]] Step by_column(const Step& step, char* copies, Index around) const {
+    Step by = step;
+    const bool copied = !are_channels() || around > 0;
+    for (int k = 0; k < most_coefficients && step.coefficients[k]; ++k) {
+      const void* const numbers = step.coefficients[k];
+      const Index start = c0 * step.number_bytes;
+      by.coefficients[k] = copied ? copies : static_cast<const char*>(numbers) + start;
+      if (!copied) continue;
+      step.number_bytes == 4 ? copy<float>(numbers, copies, around)
+                             : copy<double>(numbers, copies, around);
+      copies += divided_up((width + around) * step.number_bytes, line_bytes) * line_bytes;
+    }
+    return by;
+  }
+  /// Adds the sums of a channel's columns to the channel's.
+  void collect(const double* of_columns, double* of_channels) const {
+    of_channels += c0;
+    for (Index f = 0; f < fold && inner == 1; ++f, of_columns += channels) {
+      for (Index c = 0; c < channels; ++c) of_channels[c] += of_columns[c];
+    }
+    for (Index c = 0; c < channels && inner > 1; ++c, of_columns += inner) {
+      of_channels[c] += sum_of(of_columns, inner);
+    }
+  }
+};
+
+/// Takes the formula over `rows` blocks from b on, over `width` values of each from column `first`
+/// on.
+inline void over_rows(const Plan& plan, const Columns& columns, Index b, Index rows, Index first,
+                      Index width, const Step& step, const Sums& sums) {
+  if (rows <= 0 || width <= 0) return;
+  constexpr Index prefetched = 4096;  // values, and at least four rows, ahead of the ones at work
+  Block block = block_at(step, b * plan.fold, columns.c0, first, first, sums);
+  block.rows = rows, block.width = width;
+  for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].outer_stride * plan.fold;
+  block.out_step = step.v.out.outer_stride * plan.fold;
+  if (plan.past_caches) {
+    block.ahead = (prefetched / columns.width + 4) * block.in_step[0];
+    block.past_caches = block.out_step * step.v.in[0].elements->bytes % line_bytes == 0;
+  }
+  step.loops.columns(block);
+}
+
+inline void sum_columns(const Plan& plan, const Part& part, const Step& step, const Sums& sums) {
+  const Columns columns(plan, part);
+  const Index whole = columns.blocks - (columns.last_width < columns.width);
+  alignas(line_bytes) char copies[5 * copies_bytes];  // of the fused formula; others have fewer
+  alignas(line_bytes) double of_columns[2][copies_bytes / sizeof(float)];
+  const Step by = columns.by_column(step, copies, 0);
+  Sums to = sums;
+  for (int j = 0; j < 2; ++j) {
+    std::fill(sums.of[j] + part.c0, sums.of[j] + part.c1, 0.0);
+    to.of[j] = columns.are_channels() ? sums.of[j] + part.c0 : of_columns[j];
+    if (!columns.are_channels()) std::fill_n(of_columns[j], columns.width, 0.0);
+  }
+  over_rows(plan, columns, part.b0, whole, 0, columns.width, by, to);
+  over_rows(plan, columns, part.b0 + whole, columns.blocks - whole, 0, columns.last_width, by, to);
+  for (int j = 0; j < 2 && !columns.are_channels(); ++j) {
+    columns.collect(of_columns[j], sums.of[j]);
+  }
+}
+
+/// Rows that follow one another in memory without gaps may start in the middle of a line of the
+/// cache. They are then taken so many values later, where a line starts, to write whole lines past
+/// the caches.
+[[nodiscard]] inline Index values_to_line(const Plan& plan, const Columns& columns, const View& out,
+                                          Index b) {
+  const Index step = out.outer_stride * plan.fold, bytes = out.elements->bytes;
+  const auto start = reinterpret_cast<std::uintptr_t>(out.at(b * plan.fold, columns.c0, 0));
+  const Index late = static_cast<Index>((line_bytes - start % line_bytes) % line_bytes) / bytes;
+  const bool is_dense = step == columns.width && step * bytes % line_bytes == 0;
+  const Index room = copies_bytes / out.elements->number_bytes;
+  const bool has_room = columns.width + late <= room && late < columns.last_width;
+  return plan.past_caches && is_dense && has_room ? late : 0;
+}
+inline void map_columns(const Plan& plan, const Part& part, const Step& step) {
+  const Columns columns(plan, part);
+  const Index late = values_to_line(plan, columns, step.v.out, part.b0);
+  const Index width = columns.width, last_width = columns.last_width - late;
+  alignas(line_bytes) char copies[most_coefficients * copies_bytes];
+  const Step by = columns.by_column(step, copies, late);
+  over_rows(plan, columns, part.b0, columns.blocks - 1, late, width, by, {});
+  over_rows(plan, columns, part.b1 - 1, 1, late, last_width, by, {});
+  over_rows(plan, columns, part.b0, 1, 0, late, by, {});
+}
+
+// Both shapes, all parts.
+// ------------------------------------------------------------------------
+
+/// Sets both sums of a part's channels.
+inline void sum(const Plan& plan, const Part& part, const Step& step, const SlabSums& sums) {
+  plan.in_columns ? sum_columns(plan, part, step, sums.of(part.s))
+                  : sum_runs(plan, part, step, sums.of(part.s));
+}
+/// Writes a part's results.
+inline void map(const Plan& plan, const Part& part, const Step& step) {
+  plan.in_columns ? map_columns(plan, part, step)
+                  : over_runs(plan, part, part.c0, part.c1, step, {});
+}
+
+[[nodiscard]] inline int threads_for(const Plan& plan, const Workers& workers) {
+  constexpr Index worth_waking = 320 * 1024;  // values; below, waking may cost more than it saves
+  return plan.values >= worth_waking ? workers.count() : 1;
+}
+/// Calls f(part) for all parts, on several threads.
+template <class F>
+void each_part(const Plan& plan, const Workers& workers, const F& f) {
+  workers.run(threads_for(plan, workers), plan.groups * plan.slabs,
+              [&](Index t) { f(plan.part(t / plan.slabs, t % plan.slabs)); });
+}
+inline void sum_all(const Plan& plan, const Workers& workers, const Step& step,
+                    const SlabSums& sums) {
+  each_part(plan, workers, [&](const Part& part) { sum(plan, part, step, sums); });
+  sums.add_slabs(plan, 0, plan.channels);
+}
+inline void map_all(const Plan& plan, const Workers& workers, const Step& step) {
+  each_part(plan, workers, [&](const Part& part) { map(plan, part, step); });
+}
+
+/// Sums all parts of a group of channels, calls settle(c0, c1), then maps its parts. Where there
+/// are groups enough, a thread takes one after the other:
+/// what was summed is mapped from the cache.
+template <class Settle>
+void by_groups(const Plan& plan, const Workers& workers, const Step& sum_step, const SlabSums& sums,
+               const Settle& settle, const Step& map_step) {
+  const int threads = threads_for(plan, workers);
+  if (threads > 1 && plan.slabs > 1 && plan.groups < 4 * threads) {
+    sum_all(plan, workers, sum_step, sums);
+    for (Index g = 0; g < plan.groups; ++g) settle(plan.part(g, 0).c0, plan.part(g, 0).c1);
+    return map_all(plan, workers, map_step);
+  }
+  workers.run(threads, plan.groups, [&](Index g) {
+    const Part first = plan.part(g, 0);
+    for (Index s = 0; s < plan.slabs; ++s) sum(plan, plan.part(g, s), sum_step, sums);
+    sums.add_slabs(plan, first.c0, first.c1);
+    settle(first.c0, first.c1);
+    for (Index s = 0; s < plan.slabs; ++s) map(plan, plan.part(g, s), map_step);
+  });
+}
+
+}  // namespace batchnorm::detail
