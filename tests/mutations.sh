@@ -10,5 +10,5 @@
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/tests/packages.sh"
-need_packages "${CXX:-clang}" python3 libeigen3-dev catch2 nlohmann-json3-dev
+need_packages "${CXX:-clang}" python3 libeigen3-dev catch2 nlohmann-json3-dev libopenmpi-dev
 exec python3 "$root/tests/mutations/run.py" "$@"

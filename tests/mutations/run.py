@@ -34,10 +34,12 @@ MOST_MEMORY = 8 << 30  # of a mutant run wild
 # The tests in the order they are tried, after those that a section of the list names. Mutants of
 # headers that batchnorm.hpp does not include are tried on named ones alone.
 CORE = ["hand_computed", "errors", "arguments", "golden", "extremes", "gradient", "laws",
-        "channel_affine", "threads", "allocations", "accuracy", "large", "thorough/exactness",
-        "thorough/determinism", "thorough/random_calls", "thorough/accuracy_search"]
+        "channel_affine", "infer", "instantiate", "threads", "allocations", "accuracy", "large",
+        "thorough/exactness", "thorough/determinism", "thorough/random_calls",
+        "thorough/accuracy_search"]
 QUICK = ["hand_computed", "errors"]
-OF_THREADS = ["threads", "thorough/determinism", "opt_in/sync"]
+OF_THREADS = ["infer", "threads", "thorough/determinism", "opt_in/sync"]
+RANKS = 3  # processes of a program in mpi/, which has a main of its own
 
 # What no mutant changes, compiled once, and what tells them apart.
 COMMON = """#define EIGEN_USE_THREADS
@@ -51,6 +53,14 @@ inline const int batchnorm_mutant_number = [] {
 }();
 inline bool batchnorm_mutant(int number) { return number == batchnorm_mutant_number; }
 """
+
+
+def is_of_mpi(test):
+    return test.startswith("mpi/")
+
+
+def source(test):
+    return TESTS / (f"{test}.cpp" if is_of_mpi(test) else f"{test}_test.cpp")
 
 
 class Mutant:
@@ -175,8 +185,13 @@ class Bench:
                      "\nExpected this to compile: " + " ".join(map(str, command)))
 
     def command(self, test, include, program):
-        return [CXX, *self.common, *self.flags, "-I", include, TESTS / f"{test}_test.cpp", *self.main,
-                "-o", program]
+        more = self.main
+        if is_of_mpi(test):
+            more = ["-lCatch2"] if "-lCatch2" in self.main else []
+            for what in ["compile", "link"]:
+                more += subprocess.run(["mpicxx", f"--showme:{what}"], capture_output=True, text=True,
+                                       check=True).stdout.split()
+        return [CXX, *self.common, *self.flags, "-I", include, source(test), *more, "-o", program]
 
     @staticmethod
     def killer(test, program, number=0, limit=None):
@@ -185,11 +200,16 @@ class Bench:
         def forbid_much():
             resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        command, environment = [program, "--abort"], {"BATCHNORM_MUTANT": str(number)}
+        if is_of_mpi(test):  # on any machine, as in mpi/CMakeLists.txt
+            command = ["mpirun", "-n", str(RANKS), program]
+            environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                               OMPI_MCA_rmaps_base_oversubscribe="1",
+                               OMPI_MCA_mpi_yield_when_idle="1")
         try:
             for _ in range(2 if test in OF_THREADS else 1):
-                done = subprocess.run([program, "--abort"], capture_output=True, timeout=limit,
-                                      env={**os.environ, "BATCHNORM_MUTANT": str(number)},
-                                      preexec_fn=forbid_much)
+                done = subprocess.run(command, capture_output=True, timeout=limit,
+                                      env={**os.environ, **environment}, preexec_fn=forbid_much)
                 if done.returncode == 0:
                     return ""
             return test
@@ -204,7 +224,7 @@ class Bench:
         with lock[0]:
             if lock[1] is None:
                 name = test.replace("/", "-")
-                key = digest(self.key, (TESTS / f"{test}_test.cpp").read_text())
+                key = digest(self.key, source(test).read_text())
                 program = BUILD / f"{name}-{key}"
                 if not program.exists():
                     part = program.with_suffix(".part")
@@ -214,7 +234,7 @@ class Bench:
                     part.rename(program)
                 start = time.monotonic()
                 if self.killer(test, program):
-                    sys.exit(f"Expected {test}_test to pass before anything is changed")
+                    sys.exit(f"Expected {source(test).stem} to pass before anything is changed")
                 lock[1] = (program, 10 + 5 * (time.monotonic() - start))
         return lock[1]
 
