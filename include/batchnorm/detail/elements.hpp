@@ -11,9 +11,10 @@ namespace batchnorm::detail {
 struct Elements {
   Index bytes;
   Index number_bytes;  // of Param
-  void (*read)(const void* from, Index count, Index step,
-               double* to);           // elements `step` apart
-  void (*write)(void* to, double v);  // v is a number of Param
+  /// Reads `count` elements that are `step` elements apart.
+  void (*read)(const void* from, Index count, Index step, double* to);
+  /// Writes v, a number of Param, rounded to the element's type.
+  void (*write)(void* to, double v);
   Loops moments, gradients, normalize, input_gradient;
 };
 

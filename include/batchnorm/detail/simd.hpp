@@ -11,10 +11,9 @@
 
 // Vectors of numbers as plain values: v - m, v * v and the like act on all lanes. An instruction
 // set is a struct that says how many bytes a vector has. All functions here are inlined into the
-// entry functions of the loops, which alone are compiled for an instruction set. They return
-// vectors by reference:
-// a function that returns AVX2's vectors by value has another calling convention in programs
-// without AVX2.
+// entry functions of the loops. Only these are compiled for an instruction set. Vectors are
+// returned by reference: in programs without AVX2, a function that returns vectors of AVX2 by value
+// has another calling convention.
 #if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define BATCHNORM_AVX2  // the program has it
 #elif defined(__x86_64__)
