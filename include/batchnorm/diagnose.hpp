@@ -81,8 +81,8 @@ template <class Scalar, int spatial, class X>
     one.mean = batch.mean[c], one.var = batch.var[c];
     one.running_mean = d.tracks ? double{bn.running_mean()[c]} : one.mean;
     one.running_var = d.tracks ? double{bn.running_var()[c]} : one.var;
-    one.shift = (one.mean - one.running_mean) * functional::inv_std_of(one.running_var, eps);
-    one.spread = std::sqrt(one.var + eps) * functional::inv_std_of(one.running_var, eps);
+    one.shift = (one.mean - one.running_mean) * detail::inv_std_of(one.running_var, eps);
+    one.spread = std::sqrt(one.var + eps) * detail::inv_std_of(one.running_var, eps);
     one.is_finite = detail::is_finite(one.shift) && detail::is_finite(one.spread) &&
                     detail::is_finite(one.running_var);
     one.is_far = one.is_finite &&

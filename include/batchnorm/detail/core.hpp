@@ -127,7 +127,7 @@ struct Core {
   }
   /// Channel c in eval mode.
   [[nodiscard]] functional::ChannelMap eval_map(Index c) const {
-    const double inv_std = functional::inv_std_of(double{running.var[c]}, options.eps);
+    const double inv_std = inv_std_of(double{running.var[c]}, options.eps);
     return {double{running.mean[c]}, inv_std, affine().gamma_of(c), affine().beta_of(c)};
   }
   [[nodiscard]] functional::Affine<Param> affine() const {
@@ -270,8 +270,7 @@ void Core<Param>::settle(const Where& where, Saved& by) const {
     by.var = running.var.template cast<double>();
   }
   by.inv_std.resize(by.var.size());
-  for (Index c = 0; c < by.var.size(); ++c)
-    by.inv_std[c] = functional::inv_std_of(by.var[c], options.eps);
+  inverse_roots(by.var.data(), by.var.size(), options.eps, by.inv_std.data());
 }
 
 #if defined(BATCHNORM_COMPILED)

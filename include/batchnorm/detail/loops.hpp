@@ -245,22 +245,36 @@ struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...
   }
 };
 
+#if defined(__clang__) && defined(BATCHNORM_AVX512) && !defined(BATCHNORM_CHOOSES)
+#define BATCHNORM_BASELINE __attribute__((BATCHNORM_WIDE))
+#else
+#define BATCHNORM_BASELINE
+#endif
 template <class Formula, class T, bool in_columns>
 BATCHNORM_BASELINE void loop(const Block& b) {
   Loop<Formula, Baseline, T>::template over<in_columns>(b);
 }
-#if defined(BATCHNORM_CHOOSES_AVX2)
+#if defined(BATCHNORM_CHOOSES)
 template <class Formula, class T, bool in_columns>
 BATCHNORM_AVX2 void loop_by_avx2(const Block& b) {
   Loop<Formula, Avx2, T>::template over<in_columns>(b);
+}
+template <class Formula, class T, bool in_columns>
+BATCHNORM_AVX512 void loop_by_avx512(const Block& b) {
+  Loop<Formula, Avx512, T>::template over<in_columns>(b);
 }
 #endif
 
 /// The loops of a formula over values of T, the fastest that this processor has.
 template <class Formula, class T>
 [[nodiscard]] Loops loops_of() {
-#if defined(BATCHNORM_CHOOSES_AVX2)
-  if (chooses_avx2()) return {loop_by_avx2<Formula, T, false>, loop_by_avx2<Formula, T, true>};
+#if defined(BATCHNORM_CHOOSES)
+  switch (chosen_instructions()) {
+    case Chosen::avx512:
+      return {loop_by_avx512<Formula, T, false>, loop_by_avx512<Formula, T, true>};
+    case Chosen::avx2: return {loop_by_avx2<Formula, T, false>, loop_by_avx2<Formula, T, true>};
+    case Chosen::baseline: break;
+  }
 #endif
   return {loop<Formula, T, false>, loop<Formula, T, true>};
 }

@@ -11,20 +11,29 @@
 
 // Vectors of numbers as plain values: v - m, v * v and the like act on all lanes. An instruction
 // set is a struct that says how many bytes a vector has. All functions here are inlined into the
-// entry functions of the loops. Only these are compiled for an instruction set. Vectors are
-// returned by reference: in programs without AVX2, a function that returns vectors of AVX2 by value
-// has another calling convention.
-#if defined(__x86_64__) && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+// entry functions of the loops, which alone are compiled for an instruction set. Vectors are
+// returned by reference: a function that returns them by value would have another calling
+// convention for each instruction set.
+//
+// A program that is compiled for AVX2 or more, as with -march=native, uses these instructions.
+// Other programs for x86-64 contain the loops three times and choose when they run.
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define BATCHNORM_AVX2  // the program has it
 #elif defined(__x86_64__)
+#define BATCHNORM_CHOOSES  // when it runs
 #define BATCHNORM_AVX2 __attribute__((target("avx2,fma,f16c")))
-#define BATCHNORM_CHOOSES_AVX2  // when it runs
 #include <cpuid.h>
 #endif
-#if defined(__clang__) && defined(__AVX512F__)
-#define BATCHNORM_BASELINE __attribute__((min_vector_width(512)))  // else clang halves vectors
+#if defined(__clang__) && (defined(__AVX512F__) || defined(BATCHNORM_CHOOSES))
+#define BATCHNORM_WIDE min_vector_width(512)  // otherwise clang halves the vectors
 #else
-#define BATCHNORM_BASELINE
+#define BATCHNORM_WIDE
+#endif
+#if defined(__AVX512F__) && defined(__AVX512BW__)
+#define BATCHNORM_AVX512
+#elif defined(BATCHNORM_CHOOSES)
+#define BATCHNORM_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"), BATCHNORM_WIDE))
 #endif
 
 namespace batchnorm::detail {
@@ -49,13 +58,23 @@ struct Avx2 {
   static constexpr std::size_t bytes = 32;
   static constexpr bool has_f16c = true;
 };
-#if defined(BATCHNORM_CHOOSES_AVX2)
-/// Has this processor AVX2, FMA and F16C? clang 14 does not know the last name:
-/// it is bit 29 of leaf 1's ecx.
-[[nodiscard]] inline bool chooses_avx2() {
+/// The part of AVX-512 that processors of 2017 and later have: F, BW, DQ and VL.
+struct Avx512 {
+  static constexpr std::size_t bytes = 64;
+  static constexpr bool has_f16c = true;
+};
+#if defined(BATCHNORM_CHOOSES)
+enum class Chosen { baseline, avx2, avx512 };
+/// The best that this processor has. clang 14 does not know the name of F16C, bit 29 of leaf 1's
+/// ecx.
+[[nodiscard]] inline Chosen chosen_instructions() {
   unsigned a = 0, b = 0, c = 0, d = 0;
-  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0 &&
-         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0;
+  if (!has_f16c || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+    return Chosen::baseline;
+  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return has_avx512 ? Chosen::avx512 : Chosen::avx2;
 }
 #endif
 
@@ -81,6 +100,19 @@ BATCHNORM_INLINE void read(const void* from, typename VectorOf<N, count>::type& 
   v = *static_cast<const typename VectorOf<N, count>::in_memory*>(from);
 }
 
+#if defined(__SSE2__) && !defined(__clang__)
+inline void write_past_caches(const Floats<4>& v, float* to) { __builtin_ia32_movntps(to, v); }
+#endif
+#if defined(BATCHNORM_AVX2) && !defined(__clang__)
+BATCHNORM_AVX2 inline void write_past_caches(const Floats<8>& v, float* to) {
+  __builtin_ia32_movntps256(to, v);
+}
+#endif
+#if defined(BATCHNORM_AVX512) && !defined(__clang__)
+BATCHNORM_AVX512 inline void write_past_caches(const Floats<16>& v, float* to) {
+  __builtin_ia32_movntps512(to, v);
+}
+#endif
 /// Writes to an address that is a multiple of the vector's size, past the caches: without reading
 /// the line that is overwritten, and without keeping it in a cache.
 template <class V>
@@ -88,11 +120,8 @@ BATCHNORM_INLINE void write_past_caches(const V& v, void* to) {
 #if defined(__clang__)
   __builtin_nontemporal_store(v, static_cast<V*>(to));
 #elif defined(__SSE2__)
-  Floats<4> piece[sizeof v / 16];
-  std::memcpy(piece, &v, sizeof v);
-  for (std::size_t p = 0; p < sizeof v / 16; ++p) {
-    __builtin_ia32_movntps(static_cast<float*>(to) + 4 * p, piece[p]);
-  }
+  write_past_caches(reinterpret_cast<const Floats<sizeof(V) / sizeof(float)>&>(v),
+                    static_cast<float*>(to));
 #else
   std::memcpy(to, &v, sizeof v);
 #endif
@@ -111,12 +140,17 @@ BATCHNORM_INLINE void prefetch_line(const T* at) {
 #endif
 }
 
-// Floats as doubles. GCC 12 needs several instructions for a general
-// conversion, where processors have one. ---------
+// Floats as doubles. GCC 12 needs several instructions for a general conversion, where processors
+// have one.
 
 #if defined(BATCHNORM_AVX2) && !defined(__clang__)
 BATCHNORM_AVX2 inline void floats_to_doubles(const Floats<4>& v, VectorOf<double, 4>::type& to) {
   to = __builtin_ia32_cvtps2pd256(v);
+}
+#endif
+#if defined(BATCHNORM_AVX512) && !defined(__clang__)
+BATCHNORM_AVX512 inline void floats_to_doubles(const Floats<8>& v, VectorOf<double, 8>::type& to) {
+  to = __builtin_ia32_cvtps2pd512_mask(v, VectorOf<double, 8>::type{}, -1, 4);
 }
 #endif
 template <std::size_t count>
@@ -125,14 +159,8 @@ BATCHNORM_INLINE void widen(const Floats<count>& v, typename VectorOf<double, co
   if constexpr (count == 2) {
     to = __builtin_ia32_cvtps2pd(Floats<4>{v[0], v[1]});
     return;
-  } else if constexpr (count == 4) {
+  } else {
     return floats_to_doubles(v, to);
-  }
-#endif
-#if defined(__AVX512F__) && !defined(__clang__)
-  if constexpr (count == 8) {
-    to = __builtin_ia32_cvtps2pd512_mask(v, typename VectorOf<double, 8>::type{}, -1, 4);
-    return;
   }
 #endif
   to = __builtin_convertvector(v, typename VectorOf<double, count>::type);
@@ -147,8 +175,7 @@ BATCHNORM_INLINE void widen(const Vector<float, Isa>& v, Vector<double, Isa>& lo
   widen<count>(half[0], low), widen<count>(half[1], high);
 }
 
-// 16-bit numbers as floats, and floats rounded to them, to nearest, ties to
-// even. ------------------------------------
+// 16-bit numbers as floats, and floats rounded to them, to nearest, ties to even.
 
 #if defined(BATCHNORM_AVX2) && !defined(__clang__)
 BATCHNORM_AVX2 inline void half_words_to_floats(const HalfWords<8>& bits, Floats<8>& to) {
@@ -217,19 +244,21 @@ BATCHNORM_AVX2 inline void floats_to_halves(const Floats<8>& v, HalfWords<8>& to
   to = reinterpret_cast<HalfWords<8>>(__builtin_ia32_vcvtps2ph256(v, 0));
 }
 #endif
+#if defined(BATCHNORM_AVX512)
+BATCHNORM_AVX512 inline void halves_to_floats(const Eigen::half* from, Floats<16>& to) {
+  const auto bits = *reinterpret_cast<const VectorOf<short, 16>::in_memory*>(from);
+  to = __builtin_ia32_vcvtph2ps512_mask(bits, Floats<16>{}, all_lanes, 4);
+}
+BATCHNORM_AVX512 inline void floats_to_halves(const Floats<16>& v, HalfWords<16>& to) {
+  const auto none = VectorOf<short, 16>::type{};
+  to = reinterpret_cast<HalfWords<16>>(__builtin_ia32_vcvtps2ph512_mask(v, 0, none, all_lanes));
+}
+#endif
 template <class Isa, std::size_t count, std::size_t... L>
 BATCHNORM_INLINE void read_floats(const Eigen::half* from, Floats<count>& to,
                                   std::index_sequence<L...>) {
 #if defined(BATCHNORM_AVX2)
-  if constexpr (Isa::has_f16c && (count == 4 || count == 8)) return halves_to_floats(from, to);
-#endif
-#if defined(__AVX512F__)
-  if constexpr (count == 16) {
-    VectorOf<short, 16>::type bits;
-    read<short, 16>(from, bits);
-    to = __builtin_ia32_vcvtph2ps512_mask(bits, Floats<16>{}, all_lanes, 4);
-    return;
-  }
+  if constexpr (Isa::has_f16c && count >= 4) return halves_to_floats(from, to);
 #endif
   float floats[count];
   for (std::size_t l = 0; l < count; ++l) floats[l] = static_cast<float>(from[l]);
@@ -239,20 +268,12 @@ template <class Isa, std::size_t count, std::size_t... L>
 BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to, Eigen::half,
                                    std::index_sequence<L...>) {
 #if defined(BATCHNORM_AVX2)
-  if constexpr (Isa::has_f16c && count == 8) return floats_to_halves(v, to);
-#endif
-#if defined(__AVX512F__)
-  if constexpr (count == 16) {
-    const auto none = VectorOf<short, 16>::type{};
-    to = reinterpret_cast<HalfWords<16>>(__builtin_ia32_vcvtps2ph512_mask(v, 0, none, all_lanes));
-    return;
-  }
+  if constexpr (Isa::has_f16c && count >= 8) return floats_to_halves(v, to);
 #endif
   for (std::size_t l = 0; l < count; ++l) to[l] = bits_as<std::uint16_t>(Eigen::half(v[l]));
 }
 
 // What the loops use.
-// ------------------------------------------------------------------------------------------------
 
 /// A vector with the same number in all lanes.
 template <class N, class V>

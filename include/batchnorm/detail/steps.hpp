@@ -58,11 +58,6 @@ struct Resources {
   Workspace& workspace;
 };
 
-/// 1 / sqrt(var + eps), and 0 where var + eps is 0: there x_hat is 0.
-[[nodiscard]] inline double inv_std_of(double var, double eps) {
-  return var + eps == 0 ? 0.0 : 1 / std::sqrt(var + eps);
-}
-
 // Steps, for channels [c0, c1).
 // --------------------------------------------------------------------
 
@@ -175,18 +170,18 @@ template <class A>
 void prepare_map(Index c0, Index c1, const double* mu, const double* inv_std,
                  const MapCoefficients<A>& k) {
   A *const mean = k.mean, *const scale = k.scale, *const shift = k.shift;
+  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
   for (Index c = c0; c < c1; ++c) {
     const double gamma = static_cast<double>(scale[c]), factor = gamma * inv_std[c];
     const double correction = detail::rounding_error<A>(mu[c]) * factor;
-    const A shift_c = static_cast<A>(static_cast<double>(shift[c]) - correction);
     mean[c] = static_cast<A>(mu[c]);
     scale[c] = detail::as_factor<A>(factor, gamma, inv_std[c]);
-    shift[c] = detail::fitting_if(detail::fits_as_inv_std(static_cast<A>(inv_std[c])), shift_c);
-    k.is_beyond[c] = false;
+    shift[c] = static_cast<A>(static_cast<double>(shift[c]) - correction);
   }
   const auto fits = [=](Index c) {
     return detail::fits_as_offset(mean[c]) & detail::fits_as_factor(scale[c]) &
-           detail::fits_as_offset(shift[c]) & detail::fits_as_offset_times(mean[c], scale[c]);
+           detail::fits_as_offset(shift[c]) & detail::fits_as_offset_times(mean[c], scale[c]) &
+           detail::fits_as_inv_std(static_cast<A>(inv_std[c]));
   };
   for_channels_but(c0, c1, fits, [&](Index c) {
     k.set_aside(c, detail::is_finite(mu[c]) && detail::is_finite(inv_std[c]));
@@ -280,24 +275,23 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
     std::fill(call.v0 + c0, call.v0 + c1, 0.0), std::fill(shift + c0, shift + c1, A(0));
     return prepare_map(c0, c1, call.v0, inv_std, k);
   }
+  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
   for (Index c = c0; c < c1; ++c) {
     const double gamma = static_cast<double>(scale[c]);
     const double m_dy = dbeta[c] * one_nth, m_dy_x_hat = dgamma[c] * one_nth;
     const double factor = gamma * inv_std[c], factor_x = -factor * (inv_std[c] * m_dy_x_hat);
     const double correction =
         -detail::rounding_error<A>(m_dy) * factor - detail::rounding_error<A>(mu[c]) * factor_x;
-    const A shift_c = static_cast<A>(correction);
     mean[c] = static_cast<A>(mu[c]);
     scale[c] = detail::as_factor<A>(factor, gamma, inv_std[c]);
     slope[c] = detail::as_factor<A>(factor_x, gamma, inv_std[c], m_dy_x_hat);
     mean_dy[c] = static_cast<A>(m_dy);
-    shift[c] = detail::fitting_if(detail::fits_as_inv_std(static_cast<A>(inv_std[c])), shift_c);
-    k.is_beyond[c] = false;
+    shift[c] = static_cast<A>(correction);
   }
   const auto fits = [=](Index c) {
     return detail::fits_as_offset(mean[c]) & detail::fits_as_factor(scale[c]) &
            detail::fits_as_offset(shift[c]) & detail::fits_as_offset(mean_dy[c]) &
-           detail::fits_as_factor(slope[c]);
+           detail::fits_as_factor(slope[c]) & detail::fits_as_inv_std(static_cast<A>(inv_std[c]));
   };
   for_channels_but(c0, c1, fits, [&](Index c) {
     mean_dy[c] = slope[c] = 0;

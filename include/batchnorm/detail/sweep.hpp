@@ -210,14 +210,18 @@ struct Columns {
   }
   [[nodiscard]] bool are_channels() const { return fold * inner == 1; }
 
-  /// Copies a number of each channel to its columns, then the first `around` columns again.
+  /// Copies a number of each channel to its columns, then the first `around` columns again. Whole
+  /// lines are written: what is too much for a channel, the next one overwrites.
   template <class N>
   void copy(const void* numbers, void* copies, Index around) const {
     const N* const of_channels = static_cast<const N*>(numbers) + c0;
     N* to = static_cast<N*>(copies);
     for (Index f = 0; f < fold && inner == 1; ++f) to = std::copy_n(of_channels, channels, to);
     for (Index c = 0; c < channels && inner > 1; ++c, to += inner) {
-      Eigen::Map<Eigen::Array<N, Eigen::Dynamic, 1>>(to, inner).setConstant(of_channels[c]);
+      constexpr Index count = line_bytes / sizeof(N);
+      N line[count];
+      std::fill_n(line, count, of_channels[c]);
+      for (Index j = 0; j < inner; j += count) std::memcpy(to + j, line, sizeof line);
     }
     std::copy_n(static_cast<N*>(copies), around, to);
   }
@@ -268,7 +272,7 @@ inline void over_rows(const Plan& plan, const Columns& columns, Index b, Index r
 inline void sum_columns(const Plan& plan, const Part& part, const Step& step, const Sums& sums) {
   const Columns columns(plan, part);
   const Index whole = columns.blocks - (columns.last_width < columns.width);
-  alignas(line_bytes) char copies[5 * copies_bytes];  // of the fused formula; others have fewer
+  alignas(line_bytes) char copies[5 * copies_bytes + line_bytes];  // of the fused formula
   alignas(line_bytes) double of_columns[2][copies_bytes / sizeof(float)];
   const Step by = columns.by_column(step, copies, 0);
   Sums to = sums;
@@ -301,7 +305,7 @@ inline void map_columns(const Plan& plan, const Part& part, const Step& step) {
   const Columns columns(plan, part);
   const Index late = values_to_line(plan, columns, step.v.out, part.b0);
   const Index width = columns.width, last_width = columns.last_width - late;
-  alignas(line_bytes) char copies[most_coefficients * copies_bytes];
+  alignas(line_bytes) char copies[most_coefficients * copies_bytes + line_bytes];
   const Step by = columns.by_column(step, copies, late);
   over_rows(plan, columns, part.b0, columns.blocks - 1, late, width, by, {});
   over_rows(plan, columns, part.b1 - 1, 1, late, last_width, by, {});
