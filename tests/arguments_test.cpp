@@ -3,6 +3,7 @@
 // what is returned, and what is written through views.
 
 #include <batchnorm/batchnorm.hpp>
+#include <cstdlib>
 #include <type_traits>
 #include <unsupported/Eigen/CXX11/Tensor>
 
@@ -244,6 +245,16 @@ TEST_CASE("dy alone may lie at any stride", "[arguments]") {
   wide.setConstant(77);
   wide.rightCols(C) = e.dy;
   check(Rows(e.x), wide.rightCols(C));
+}
+
+TEST_CASE("channels of dy may lie farther apart than those of x", "[arguments]") {
+  std::srand(1);
+  const Matrix x = Matrix::Random(6, 40), dy = Matrix::Random(6, 40);
+  Matrix tall = Matrix::Constant(10, 40, 77);
+  tall.topRows(6) = dy;
+  BatchNorm1d<float> layer(40);
+  static_cast<void>(layer.forward(x));
+  CHECK(layer.backward(x, tall.topRows(6)) == layer.backward(x, dy));
 }
 
 TEST_CASE("plain matrices, maps, arrays and references are written", "[arguments]") {

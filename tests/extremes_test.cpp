@@ -470,6 +470,33 @@ TEST_CASE("in eval mode y is right where x - mean overflows, though neither does
   });
 }
 
+TEST_CASE("in eval mode y is right where x - mean overflows, though the scale fits", "[extremes]") {
+  in_both_orders<float>(Eigen::VectorXf::Constant(5, 3e38f), [](const auto& x) {
+    BatchNorm1d<float> layer(9);
+    layer.gamma().setConstant(0x1p-110f);
+    layer.running_mean().setConstant(-1.5e38f);
+    layer.eval();
+    const auto y = layer.forward(x);
+    const double expected = (double{3e38f} + double{1.5e38f}) * 0x1p-110;  // 3.5e5
+    for (Index i = 0; i < y.size(); ++i) CHECK(std::abs(y.data()[i] / expected - 1) <= 6e-6);
+  });
+}
+
+TEST_CASE("doubles whose squares are subnormal are normalized with all digits, by eps 0",
+          "[extremes]") {
+  Eigen::VectorXd values(4);
+  values << 1e-160, 3e-160, 1e-160, 3e-160;  // mean 2e-160, deviation 1e-160
+  Options exact;
+  exact.eps = 0;
+  in_both_orders<double>(values, [&](const auto& x) {
+    BatchNorm1d<double> layer(9, exact);
+    const auto y = layer.forward(x);
+    for (Index c = 0; c < 9; ++c) {
+      for (Index n = 0; n < 4; ++n) CHECK(std::abs(y(n, c) - (n % 2 == 0 ? -1 : 1)) <= 1e-12);
+    }
+  });
+}
+
 TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std has too few", "[extremes]") {
   in_both_orders<float>(Eigen::VectorXf::Constant(5, 1e38f), [](const auto& dy) {
     BatchNorm1d<float> layer(9);

@@ -100,6 +100,22 @@ TEST_CASE("infer has the bits of forward without gamma and beta, and with eps 0"
   check_infer<BatchNorm2d<float>>(x, 3, exact);
 }
 
+TEST_CASE("eps 0 and a running variance of 0 give beta in eval mode, in any number of channels",
+          "[infer]") {
+  for (const Eigen::Index channels : {1, 3, 4, 9, 20}) {
+    Options exact;
+    exact.eps = 0;
+    BatchNorm2d<float> layer(channels, exact);
+    layer.running_var().setZero();
+    layer.beta().setConstant(7);
+    layer.eval();
+    const Tensor4 x = filled(Tensor4(2, channels, 3, 3), 7);
+    for (const Tensor4& y : {Tensor4(layer.forward(x)), Tensor4(layer.infer(x))}) {
+      for (Eigen::Index i = 0; i < y.size(); ++i) CHECK(y.data()[i] == 7);
+    }
+  }
+}
+
 TEST_CASE("infer takes expressions and strided views, and writes a TensorRef", "[infer]") {
   const Eigen::MatrixXf memory = filled(Eigen::MatrixXf(3, 20), 7);
   const auto layer = trained<BatchNorm1d<float>>(Eigen::MatrixXf(memory.transpose()), 3);

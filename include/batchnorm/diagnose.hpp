@@ -78,9 +78,10 @@ template <class Scalar, int spatial, class X>
   const double eps = bn.options().eps, n = static_cast<double>(d.count);
   for (Eigen::Index c = 0; c < bn.num_features(); ++c) {
     ChannelDiagnosis one;
-    one.mean = batch.mean[c], one.var = batch.var[c];
-    one.running_mean = d.tracks ? double{bn.running_mean()[c]} : one.mean;
-    one.running_var = d.tracks ? double{bn.running_var()[c]} : one.var;
+    one.mean = batch.mean[c];
+    one.var = batch.var[c];
+    one.running_mean = d.tracks ? static_cast<double>(bn.running_mean()[c]) : one.mean;
+    one.running_var = d.tracks ? static_cast<double>(bn.running_var()[c]) : one.var;
     one.shift = (one.mean - one.running_mean) * detail::inv_std_of(one.running_var, eps);
     one.spread = std::sqrt(one.var + eps) * detail::inv_std_of(one.running_var, eps);
     one.is_finite = detail::is_finite(one.shift) && detail::is_finite(one.spread) &&

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "batchnorm/detail/steps.hpp"
+#include "batchnorm/detail/backward_steps.hpp"
+#include "batchnorm/detail/forward_steps.hpp"
 
 // Batch normalization of views, as functions without state:
 //
-//   mu    = mean of a channel's values     var     = population variance, sum
-//   (x - mu)^2 / n x_hat = (x - mu) * inv_std             inv_std = 1 /
-//   sqrt(var + eps), 0 where var + eps is 0 y     = gamma * x_hat + beta
+//   mu      = sum x / n              of a channel's n values
+//   var     = sum (x - mu)^2 / n     the population variance
+//   inv_std = 1 / sqrt(var + eps)    0 where var + eps is 0
+//   x_hat   = (x - mu) * inv_std
+//   y       = gamma * x_hat + beta
 //
-//   dbeta = sum dy      dgamma = sum dy * x_hat
-//   dx    = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n)
+//   dbeta   = sum dy
+//   dgamma  = sum dy * x_hat
+//   dx      = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n)
 //
 // Source: Ioffe and Szegedy, 2015, arXiv 1502.03167.
 //
@@ -49,14 +53,14 @@ void forward(const View& x, double eps, const Affine<A>& affine, const Statistic
     finish_moments(call, c0, c1, eps, out);       // mu, var, inv_std
     prepare_normalize(call, c0, c1, by, affine);  // mean, scale, shift
   };
-  by_groups(call.plan, with.workers, sum_moments(call), call.sums,
-            settle,                                  // sum d, sum d^2
+  by_groups(call.plan, with.workers,                 //
+            sum_moments(call), call.sums,            // sum d, sum d^2
+            settle,                                  //
             call.k.step(call.v.in[0], call.v.out));  // y = (x - mean) * scale + shift
   normalize_beyond(call, by, affine);
 }
 
-/// dbeta = sum dy,  dgamma = sum dy * x_hat, of the whole batch or of a part:
-/// parts add up.
+/// dbeta = sum dy,  dgamma = sum dy * x_hat, of the whole batch or of a part: parts add up.
 template <class A>
 void sum_gradients(const View& x, const View& dy, const Normalizer& by, const GradientSums& out,
                    const Resources& with) {
@@ -81,13 +85,13 @@ void backward(const View& x, const View& dy, const Normalizer& by, const Affine<
               const GradientSums& out, const View& dx, const Resources& with) {
   const Call<A> call({{x, dy}, dx}, true, with.workspace);
   const auto settle = [&](Index c0, Index c1) {
-    finish_gradients(call, c0, c1, by, out);  // dbeta, dgamma
-    prepare_input_gradient(call, c0, c1, by, affine, out,
-                           call.n);  // the map's coefficients
+    finish_gradients(call, c0, c1, by, out);                        // dbeta, dgamma
+    prepare_input_gradient(call, c0, c1, by, affine, out, call.n);  // scale, slope, shift
   };
-  by_groups(call.plan, with.workers, sum_gradients(call, by), call.sums,
-            settle,                         // sum dy * x_hat
-            map_input_gradient(call, by));  // dx
+  by_groups(call.plan, with.workers,             //
+            sum_gradients(call, by), call.sums,  // sum dy, sum dy * x_hat
+            settle,                              //
+            map_input_gradient(call, by));       // dx
   input_gradient_beyond(call, by, affine, nullptr, call.n);
 }
 

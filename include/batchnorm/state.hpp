@@ -60,7 +60,7 @@ template <class Param>
 void check_numbers(const std::string& key, const Eigen::VectorXd& v, bool is_variance) {
   const char* const what = is_variance ? "variances" : "numbers";
   for (Index c = 0; c < v.size(); ++c) {
-    const bool fits = is_finite(v[c]) && is_finite(double{narrow<Param>(v[c])});
+    const bool fits = is_finite(v[c]) && is_finite(static_cast<double>(narrow<Param>(v[c])));
     if (fits && !(is_variance && v[c] < 0)) continue;
     refuse_state(key, {"expected ", what, " in the layer's range, got ", v[c], " in channel ", c});
   }

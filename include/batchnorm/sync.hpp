@@ -172,7 +172,9 @@ class SyncBatchNorm {
       const auto f = [&](const Shape& s, const View& vx, const View& vy) {
         detail::check_y(in("forward"), vx, vy);
         entered.emplace(sync.core().in_use, in("forward"));
-        shape = s, in_x = vx, out_y = vy;
+        shape = s;
+        in_x = vx;
+        out_y = vy;
       };
       detail::on_views_of<Scalar, spatial>(sync.core(), in("forward"), f, detail::Reads{"x", x},
                                            detail::Writes{"y", result});
@@ -218,7 +220,9 @@ class SyncBatchNorm {
         detail::check_dx(in("backward"), vx, vdy, vdx);
         detail::check_shape(in("backward"), s, sync.shape_);
         entered.emplace(sync.core().in_use, in("backward"));
-        in_x = vx, in_dy = vdy, out_dx = vdx;
+        in_x = vx;
+        in_dy = vdy;
+        out_dx = vdx;
       };
       detail::on_views_of<Scalar, spatial>(sync.core(), in("backward"), f, detail::Reads{"x", x},
                                            detail::Reads{"dy", dy}, detail::Writes{"dx", result});

@@ -32,10 +32,12 @@ template <class P>
 inline constexpr bool is_tensor_ref<Eigen::TensorRef<P>> = true;
 
 /// Declared only: the plain tensor type of a tensor or map, void for other expressions.
-template <class S, int R, int O, class I>
-Eigen::Tensor<std::remove_const_t<S>, R, O, I> plain_of(const Eigen::Tensor<S, R, O, I>*);
-template <class S, class D, int O, class I>
-Eigen::TensorFixedSize<S, D, O, I> plain_of(const Eigen::TensorFixedSize<S, D, O, I>*);
+template <class S, int R, int O, class IndexType>
+Eigen::Tensor<std::remove_const_t<S>, R, O, IndexType> plain_of(
+    const Eigen::Tensor<S, R, O, IndexType>*);
+template <class S, class D, int O, class IndexType>
+Eigen::TensorFixedSize<S, D, O, IndexType> plain_of(
+    const Eigen::TensorFixedSize<S, D, O, IndexType>*);
 template <class P, int O, template <class> class M>
 decltype(plain_of(std::declval<P*>())) plain_of(const Eigen::TensorMap<P, O, M>*);
 void plain_of(const void*);
@@ -155,7 +157,7 @@ template <int order, class X>
   }
 }
 
-// The arguments of a call. ----------------------------------------------------------------------
+// The arguments of a call. ------------------------------------------------------------------------
 
 /// Can scalars be written to an X, or to a plain tensor that is then copied to it?
 template <class Scalar, class X, class = void>

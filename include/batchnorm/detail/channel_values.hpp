@@ -22,7 +22,7 @@ template <class A>
 void write_channel(const View& v, Index c, const Eigen::ArrayXd& values) {
   for (Index o = 0; o < v.outer; ++o) {
     for (Index i = 0; i < v.inner; ++i)
-      v.elements->write(v.at(o, c, i), double{narrow<A>(values[o * v.inner + i])});
+      v.elements->write(v.at(o, c, i), static_cast<double>(narrow<A>(values[o * v.inner + i])));
   }
 }
 

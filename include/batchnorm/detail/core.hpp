@@ -33,7 +33,10 @@ struct ClearedByMove {
   explicit ClearedByMove(Index v) : value(v) {}
   ClearedByMove(const ClearedByMove&) = default;
   ClearedByMove(ClearedByMove&& from) noexcept : value(std::exchange(from.value, 0)) {}
-  ClearedByMove& operator=(ClearedByMove from) noexcept { return value = from.value, *this; }
+  ClearedByMove& operator=(ClearedByMove from) noexcept {
+    value = from.value;
+    return *this;
+  }
   operator Index() const { return value; }
 };
 
@@ -121,14 +124,16 @@ struct Core {
   /// Adds the sums of one backward, or of a part of it, to grad_beta and grad_gamma.
   void accumulate(const double* of_beta, const double* of_gamma) {
     const auto add = [](Vector& to, const double* sums) {
-      for (Index c = 0; c < to.size(); ++c) to[c] = narrow<Param>(double{to[c]} + sums[c]);
+      for (Index c = 0; c < to.size(); ++c)
+        to[c] = narrow<Param>(static_cast<double>(to[c]) + sums[c]);
     };
     add(grad_beta, of_beta), add(grad_gamma, of_gamma);
   }
   /// Channel c in eval mode.
   [[nodiscard]] functional::ChannelMap eval_map(Index c) const {
-    const double inv_std = inv_std_of(double{running.var[c]}, options.eps);
-    return {double{running.mean[c]}, inv_std, affine().gamma_of(c), affine().beta_of(c)};
+    const double inv_std = inv_std_of(static_cast<double>(running.var[c]), options.eps);
+    return {static_cast<double>(running.mean[c]), inv_std, affine().gamma_of(c),
+            affine().beta_of(c)};
   }
   [[nodiscard]] functional::Affine<Param> affine() const {
     return {options.scale ? gamma.data() : nullptr, options.shift ? beta.data() : nullptr};

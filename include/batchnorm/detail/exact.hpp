@@ -35,17 +35,18 @@ template <class A>
   Wide<A> sum = 0, sum_d = 0, sum_dd = 0;
   bool finite = true;
   for_each(x, [&](Index o, Index i) {
-    sum += Wide<A>{x.value(o, c, i)};
+    sum += wide<A>(x.value(o, c, i));
     finite = finite && is_finite(x.value(o, c, i));
   });
-  const Wide<A> mu = sum / n, nan = not_a_number<double>();
+  const Wide<A> mu = sum / n, nan = wide<A>(not_a_number<double>());
   if (!finite) return {mu, nan, nan};
   for_each(x, [&](Index o, Index i) {
-    const Wide<A> d = x.value(o, c, i) - mu;
-    sum_d += d, sum_dd += d * d;
+    const Wide<A> d = wide<A>(x.value(o, c, i)) - mu;
+    sum_d += d;
+    sum_dd += d * d;
   });
-  const Wide<A> var = (sum_dd - sum_d * (sum_d / n)) / n;
-  return {mu + sum_d / n, var, var + eps > 0 ? 1 / std::sqrt(var + eps) : 0};
+  const Wide<A> var = (sum_dd - sum_d * (sum_d / n)) / n, radicand = var + wide<A>(eps);
+  return {mu + sum_d / n, var, radicand > 0 ? 1 / std::sqrt(radicand) : 0};
 }
 
 /// y of a layer without an activation: z itself.
@@ -62,7 +63,7 @@ void normalize(const View& x, const View& y, Index c, const Statistics<A>& s, Wi
   const Wide<A> scale = gamma * s.inv_std;
   for_each(x, [&](Index o, Index i) {
     Wide<A> z;
-    Normalize::of<Wide<A>>(x.value(o, c, i), s.mean, scale, beta, z);
+    Normalize::of(wide<A>(x.value(o, c, i)), s.mean, scale, beta, z);
     put<A>(y, o, c, i, y_of(o, c, i, z));
   });
 }
@@ -80,17 +81,18 @@ struct Dy {
   }
 };
 
-/// dbeta = sum dz,  dgamma = sum dz * x_hat,  with dz = dz_of(c, statistics, x,
-/// dy)
+/// dbeta = sum dz,  dgamma = sum dz * x_hat,  with dz = dz_of(c, statistics, x, dy)
 template <class A, class Dz>
 [[nodiscard]] GradientSums<A> sum_gradients(const View& x, const View& dy, Index c,
                                             const Statistics<A>& s, const Dz& dz_of) {
   GradientSums<A> sums;
   for_each(x, [&](Index o, Index i) {
-    const Wide<A> x_oci = x.value(o, c, i), dz = dz_of(c, s, x_oci, Wide<A>{dy.value(o, c, i)});
+    const Wide<A> x_oci = wide<A>(x.value(o, c, i));
+    const Wide<A> dz = dz_of(c, s, x_oci, wide<A>(dy.value(o, c, i)));
     Terms<Wide<A>> terms;
     Gradients::of(x_oci, dz, s.mean, s.inv_std, terms);
-    sums.dbeta += terms.first, sums.dgamma += terms.second;
+    sums.dbeta += terms.first;
+    sums.dgamma += terms.second;
     sums.finite = sums.finite && is_finite(dy.value(o, c, i));
   });
   return sums;
@@ -102,7 +104,8 @@ void input_gradient(const View& x, const View& dy, const View& dx, Index c, cons
                     Wide<A> gamma, Wide<A> mean_dz, Wide<A> mean_dz_x_hat, const Dz& dz_of) {
   const Wide<A> scale = gamma * s.inv_std, slope = -scale * s.inv_std * mean_dz_x_hat;
   for_each(x, [&](Index o, Index i) {
-    const Wide<A> x_oci = x.value(o, c, i), dz = dz_of(c, s, x_oci, Wide<A>{dy.value(o, c, i)});
+    const Wide<A> x_oci = wide<A>(x.value(o, c, i));
+    const Wide<A> dz = dz_of(c, s, x_oci, wide<A>(dy.value(o, c, i)));
     const Wide<A> of_x = slope == 0 ? 0 : (x_oci - s.mean) * slope;  // not infinity * 0
     put<A>(dx, o, c, i, (dz - mean_dz) * scale + of_x);
   });

@@ -6,10 +6,10 @@
 // where its result goes. The slow path computes the same formulas in a wider type.
 #if defined(__GNUC__)
 #define BATCHNORM_INLINE inline __attribute__((always_inline))
-
+#elif defined(_MSC_VER)
+#define BATCHNORM_INLINE __forceinline
 #else
 #define BATCHNORM_INLINE inline
-
 #endif
 namespace batchnorm::detail {
 

@@ -9,18 +9,17 @@
 
 // The loops over values, for any formula. A block is a number of rows of values. Two shapes of
 // block exist:
-//   runs      each row is a run of values of one channel, and has coefficients
-//   and sums of its own (NCHW) columns   each column belongs to a channel, and
-//   has coefficients and sums of its own (NHWC)
-// The loops are compiled for the instructions of the program and, where these lack AVX2, once more
-// for AVX2.
+//   runs      each row is a run of values of one channel, with its own coefficients and sums (NCHW)
+//   columns   each column belongs to a channel, with its own coefficients and sums (NHWC)
+// The loops are compiled for the instructions of the program and, where these lack AVX2, for AVX2
+// and AVX-512 too.
 namespace batchnorm::detail {
 
 inline constexpr int most_coefficients = 7;
-inline constexpr Index run_sums =
-    8;  // partial sums of a run: a vector of doubles, padded with zeros
-inline constexpr Index line_bytes = 64,
-                       line_values = 16;  // a line of the cache; its floats
+/// Partial sums of a run: a vector of doubles, padded with zeros.
+inline constexpr Index run_sums = 8;
+/// A line of the cache, and the floats in it.
+inline constexpr Index line_bytes = 64, line_values = 16;
 
 struct Block {
   Index rows, width;
@@ -30,8 +29,7 @@ struct Block {
   Index out_step;
   const void* coefficients[most_coefficients];  // for each run, or for each column
   double* sums[2];   // of a sum: run_sums for each run, or one for each column
-  Index ahead;       // columns: elements from the values at work to the ones to
-                     // prefetch, or 0
+  Index ahead;       // columns: elements from the values at work to those to prefetch, or 0
   bool past_caches;  // of a map: write whole lines past the caches
 };
 
@@ -94,8 +92,8 @@ BATCHNORM_INLINE void add_to_columns(double* sums, const V&... terms) {
 template <class Formula, class Isa, class T, class = std::make_index_sequence<Formula::inputs>,
           class = std::make_index_sequence<Formula::coefficients>>
 struct Loop;
-template <class Formula, class Isa, class T, std::size_t... I, std::size_t... K>
-struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...>> {
+template <class Formula, class Isa, class T, std::size_t... J, std::size_t... K>
+struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...>> {
   using A = ParamOf<T>;
   using N = typename Formula::template Number<A>;
   using V = Vector<N, Isa>;
@@ -122,17 +120,17 @@ struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...
   }
   BATCHNORM_INLINE static void vector_at(const Block& b, Index r, Index j, const Coefficients& k,
                                          Result<V>& result) {
-    V in[sizeof...(I)];
-    (load<Isa>(input(b, I, r, j), in[I]), ...);
-    Formula::of(in[I]..., k.of[K]..., result);
+    V in[sizeof...(J)];
+    (load<Isa>(input(b, J, r, j), in[J]), ...);
+    Formula::of(in[J]..., k.of[K]..., result);
   }
   /// One value, by coefficients number c.
   BATCHNORM_INLINE static void value_at(const Block& b, Index r, Index j, Index c,
                                         Result<N>& result) {
-    Formula::of(static_cast<N>(*input(b, I, r, j))..., coefficient(b, K)[c]..., result);
+    Formula::of(static_cast<N>(*input(b, J, r, j))..., coefficient(b, K)[c]..., result);
   }
   BATCHNORM_INLINE static void prefetch(const Block& b, Index r, Index j) {
-    (prefetch_line(input(b, I, r, j) + b.ahead), ...);
+    (prefetch_line(input(b, J, r, j) + b.ahead), ...);
   }
 
   BATCHNORM_INLINE static void sum_run(const Block& b, Index r) {
@@ -158,7 +156,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...
   BATCHNORM_INLINE static void sum_value(const Block& b, Index r, Index j, Index c, Index sum) {
     Terms<N> t;
     value_at(b, r, j, c, t);
-    b.sums[0][sum] += static_cast<double>(t.first), b.sums[1][sum] += static_cast<double>(t.second);
+    b.sums[0][sum] += static_cast<double>(t.first);
+    b.sums[1][sum] += static_cast<double>(t.second);
   }
 
   template <int rows>
@@ -181,7 +180,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...
     Index j = 0;
     for (; j + line_values <= b.width; j += line_values) {
       for (Index u = 0; u < rows && b.ahead != 0; ++u) prefetch(b, r + u, j);
-#pragma GCC unroll 4
+      BATCHNORM_UNROLL_4
       for (Index u = 0; u < line_values; u += W) sum_columns<rows>(b, r, j + u);
     }
     for (; j + W <= b.width; j += W) sum_columns<rows>(b, r, j);
@@ -220,7 +219,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...
     map_some<in_columns>(b, r, 0, j, k, out);
     for (; j + line_values <= b.width; j += line_values) {
       if (b.ahead != 0) prefetch(b, r, j);
-#pragma GCC unroll 4
+      BATCHNORM_UNROLL_4
       for (Index u = 0; u < line_values; u += W) {
         map_vector<in_columns>(b, r, j + u, k, out, b.past_caches);
       }
@@ -245,11 +244,6 @@ struct Loop<Formula, Isa, T, std::index_sequence<I...>, std::index_sequence<K...
   }
 };
 
-#if defined(__clang__) && defined(BATCHNORM_AVX512) && !defined(BATCHNORM_CHOOSES)
-#define BATCHNORM_BASELINE __attribute__((BATCHNORM_WIDE))
-#else
-#define BATCHNORM_BASELINE
-#endif
 template <class Formula, class T, bool in_columns>
 BATCHNORM_BASELINE void loop(const Block& b) {
   Loop<Formula, Baseline, T>::template over<in_columns>(b);
@@ -272,8 +266,10 @@ template <class Formula, class T>
   switch (chosen_instructions()) {
     case Chosen::avx512:
       return {loop_by_avx512<Formula, T, false>, loop_by_avx512<Formula, T, true>};
-    case Chosen::avx2: return {loop_by_avx2<Formula, T, false>, loop_by_avx2<Formula, T, true>};
-    case Chosen::baseline: break;
+    case Chosen::avx2:
+      return {loop_by_avx2<Formula, T, false>, loop_by_avx2<Formula, T, true>};
+    case Chosen::baseline:
+      break;
   }
 #endif
   return {loop<Formula, T, false>, loop<Formula, T, true>};

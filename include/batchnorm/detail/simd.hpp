@@ -1,284 +1,38 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cstdint>
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#include "batchnorm/detail/formulas.hpp"
-#include "batchnorm/detail/scalar.hpp"
-
-// Vectors of numbers as plain values: v - m, v * v and the like act on all lanes. An instruction
-// set is a struct that says how many bytes a vector has. All functions here are inlined into the
-// entry functions of the loops, which alone are compiled for an instruction set. Vectors are
-// returned by reference: a function that returns them by value would have another calling
-// convention for each instruction set.
-//
-// A program that is compiled for AVX2 or more, as with -march=native, uses these instructions.
-// Other programs for x86-64 contain the loops three times and choose when they run.
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define BATCHNORM_AVX2  // the program has it
-#elif defined(__x86_64__)
-#define BATCHNORM_CHOOSES  // when it runs
-#define BATCHNORM_AVX2 __attribute__((target("avx2,fma,f16c")))
-#include <cpuid.h>
-#endif
-#if defined(__clang__) && (defined(__AVX512F__) || defined(BATCHNORM_CHOOSES))
-#define BATCHNORM_WIDE min_vector_width(512)  // otherwise clang halves the vectors
+// Vectors of numbers as plain values, for the loops. An instruction set is a struct that says how
+// many bytes a vector has. All functions here are inlined into the entry functions of the loops,
+// which alone are compiled for an instruction set. Two headers define them:
+//   simd_vectors.hpp   by the vector types of GCC and clang
+//   simd_packets.hpp   by Eigen's packets, for other compilers, as MSVC
+#if defined(__GNUC__) && !defined(BATCHNORM_USE_PACKETS)
+#include "batchnorm/detail/simd_vectors.hpp"
 #else
-#define BATCHNORM_WIDE
+#include "batchnorm/detail/simd_packets.hpp"
 #endif
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-#define BATCHNORM_AVX512
-#elif defined(BATCHNORM_CHOOSES)
-#define BATCHNORM_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"), BATCHNORM_WIDE))
+#if defined(__GNUC__)
+#define BATCHNORM_UNROLL_4 _Pragma("GCC unroll 4")
+#else
+#define BATCHNORM_UNROLL_4
 #endif
 
 namespace batchnorm::detail {
 
-/// The instructions that the program is compiled for.
-struct Baseline {
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-  static constexpr std::size_t bytes = 64;
-#elif defined(__AVX2__)
-  static constexpr std::size_t bytes = 32;
-#else
-  static constexpr std::size_t bytes = 16;
-#endif
-#if defined(__F16C__)
-  static constexpr bool has_f16c = true;
-#else
-  static constexpr bool has_f16c = false;
-#endif
-};
-/// AVX2 with FMA and F16C.
-struct Avx2 {
-  static constexpr std::size_t bytes = 32;
-  static constexpr bool has_f16c = true;
-};
-/// The part of AVX-512 that processors of 2017 and later have: F, BW, DQ and VL.
-struct Avx512 {
-  static constexpr std::size_t bytes = 64;
-  static constexpr bool has_f16c = true;
-};
-#if defined(BATCHNORM_CHOOSES)
-enum class Chosen { baseline, avx2, avx512 };
-/// The best that this processor has. clang 14 does not know the name of F16C, bit 29 of leaf 1's
-/// ecx.
-[[nodiscard]] inline Chosen chosen_instructions() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0;
-  if (!has_f16c || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
-    return Chosen::baseline;
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return has_avx512 ? Chosen::avx512 : Chosen::avx2;
-}
-#endif
-
-template <class N, std::size_t count>
-struct VectorOf {
-  typedef N type __attribute__((vector_size(count * sizeof(N))));
-  typedef N in_memory __attribute__((vector_size(count * sizeof(N)), aligned(1), may_alias));
-};
 template <class N, class Isa>
 inline constexpr Index lanes = static_cast<Index>(Isa::bytes / sizeof(N));
 template <class N, class Isa>
 using Vector = typename VectorOf<N, Isa::bytes / sizeof(N)>::type;
 
-template <std::size_t count>
-using Floats = typename VectorOf<float, count>::type;
-template <std::size_t count>
-using Words = typename VectorOf<std::uint32_t, count>::type;
-template <std::size_t count>
-using HalfWords = typename VectorOf<std::uint16_t, count>::type;
-
-template <class N, std::size_t count>
-BATCHNORM_INLINE void read(const void* from, typename VectorOf<N, count>::type& v) {
-  v = *static_cast<const typename VectorOf<N, count>::in_memory*>(from);
-}
-
-#if defined(__SSE2__) && !defined(__clang__)
-inline void write_past_caches(const Floats<4>& v, float* to) { __builtin_ia32_movntps(to, v); }
-#endif
-#if defined(BATCHNORM_AVX2) && !defined(__clang__)
-BATCHNORM_AVX2 inline void write_past_caches(const Floats<8>& v, float* to) {
-  __builtin_ia32_movntps256(to, v);
-}
-#endif
-#if defined(BATCHNORM_AVX512) && !defined(__clang__)
-BATCHNORM_AVX512 inline void write_past_caches(const Floats<16>& v, float* to) {
-  __builtin_ia32_movntps512(to, v);
-}
-#endif
-/// Writes to an address that is a multiple of the vector's size, past the caches: without reading
-/// the line that is overwritten, and without keeping it in a cache.
-template <class V>
-BATCHNORM_INLINE void write_past_caches(const V& v, void* to) {
-#if defined(__clang__)
-  __builtin_nontemporal_store(v, static_cast<V*>(to));
-#elif defined(__SSE2__)
-  write_past_caches(reinterpret_cast<const Floats<sizeof(V) / sizeof(float)>&>(v),
-                    static_cast<float*>(to));
-#else
-  std::memcpy(to, &v, sizeof v);
-#endif
-}
-/// Lets other threads see what was written past the caches.
-inline void finish_writes_past_caches() {
-#if defined(__SSE2__)
-  __builtin_ia32_sfence();
-#endif
-}
-/// Starts to read a line of memory into the second-level cache.
-template <class T>
-BATCHNORM_INLINE void prefetch_line(const T* at) {
-#if defined(__GNUC__)
-  __builtin_prefetch(at, 0, 2);
-#endif
-}
-
-// Floats as doubles. GCC 12 needs several instructions for a general conversion, where processors
-// have one.
-
-#if defined(BATCHNORM_AVX2) && !defined(__clang__)
-BATCHNORM_AVX2 inline void floats_to_doubles(const Floats<4>& v, VectorOf<double, 4>::type& to) {
-  to = __builtin_ia32_cvtps2pd256(v);
-}
-#endif
-#if defined(BATCHNORM_AVX512) && !defined(__clang__)
-BATCHNORM_AVX512 inline void floats_to_doubles(const Floats<8>& v, VectorOf<double, 8>::type& to) {
-  to = __builtin_ia32_cvtps2pd512_mask(v, VectorOf<double, 8>::type{}, -1, 4);
-}
-#endif
-template <std::size_t count>
-BATCHNORM_INLINE void widen(const Floats<count>& v, typename VectorOf<double, count>::type& to) {
-#if defined(__SSE2__) && !defined(__clang__)
-  if constexpr (count == 2) {
-    to = __builtin_ia32_cvtps2pd(Floats<4>{v[0], v[1]});
-    return;
-  } else {
-    return floats_to_doubles(v, to);
-  }
-#endif
-  to = __builtin_convertvector(v, typename VectorOf<double, count>::type);
-}
-/// Both halves of a vector.
+/// Both halves of a vector, as doubles.
 template <class Isa>
 BATCHNORM_INLINE void widen(const Vector<float, Isa>& v, Vector<double, Isa>& low,
                             Vector<double, Isa>& high) {
   constexpr std::size_t count = Isa::bytes / sizeof(double);
   Floats<count> half[2];
   std::memcpy(half, &v, sizeof v);
-  widen<count>(half[0], low), widen<count>(half[1], high);
-}
-
-// 16-bit numbers as floats, and floats rounded to them, to nearest, ties to even.
-
-#if defined(BATCHNORM_AVX2) && !defined(__clang__)
-BATCHNORM_AVX2 inline void half_words_to_floats(const HalfWords<8>& bits, Floats<8>& to) {
-  const auto shorts = reinterpret_cast<VectorOf<short, 8>::type>(bits);
-  to = reinterpret_cast<Floats<8>>(__builtin_ia32_pmovzxwd256(shorts) << 16);
-}
-#endif
-/// A bfloat16 is the upper half of a float.
-template <class Isa, std::size_t count, std::size_t... L>
-BATCHNORM_INLINE void read_floats(const Eigen::bfloat16* from, Floats<count>& to,
-                                  std::index_sequence<L...>) {
-#if defined(__SSE2__) && !defined(__clang__)
-  if constexpr (count == 4) {
-    using Shorts = VectorOf<short, 8>::type;
-    long long four;
-    std::memcpy(&four, from, sizeof four);
-    const auto shorts = reinterpret_cast<Shorts>(VectorOf<long long, 2>::type{four, 0});
-    to = reinterpret_cast<Floats<4>>(__builtin_ia32_punpcklwd128(Shorts{}, shorts));
-    return;
-  }
-#endif
-  HalfWords<count> bits;
-  read<std::uint16_t, count>(from, bits);
-#if defined(BATCHNORM_AVX2) && !defined(__clang__)
-  if constexpr (count == 8) return half_words_to_floats(bits, to);
-#endif
-#if defined(__clang__) || __GNUC__ >= 12
-  constexpr HalfWords<count> zeros{};
-  to = reinterpret_cast<Floats<count>>(
-      __builtin_shufflevector(zeros, bits, (L % 2 == 0 ? 0 : count + L / 2)...));
-#else
-  to = reinterpret_cast<Floats<count>>(__builtin_convertvector(bits, Words<count>) << 16);
-#endif
-}
-/// A NaN that comes here is one: it stems from a 16-bit number or an operation, and so has no low
-/// bits to carry.
-template <class Isa, std::size_t count, std::size_t... L>
-BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to, Eigen::bfloat16,
-                                   std::index_sequence<L...>) {
-  const auto bits = reinterpret_cast<Words<count>>(v);
-  const Words<count> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-#if defined(__clang__) || __GNUC__ >= 12
-  const auto halves = reinterpret_cast<HalfWords<2 * count>>(rounded);
-  to = __builtin_shufflevector(halves, halves, (2 * L + 1)...);
-#else
-  to = __builtin_convertvector(rounded >> 16, HalfWords<count>);
-#endif
-}
-
-#if defined(__clang__)
-inline constexpr unsigned short all_lanes = 0xffff;
-#else
-inline constexpr short all_lanes = -1;
-#endif
-#if defined(BATCHNORM_AVX2)
-BATCHNORM_AVX2 inline void halves_to_floats(const Eigen::half* from, Floats<8>& to) {
-  to = __builtin_ia32_vcvtph2ps256(*reinterpret_cast<const VectorOf<short, 8>::in_memory*>(from));
-}
-BATCHNORM_AVX2 inline void halves_to_floats(const Eigen::half* from, Floats<4>& to) {
-  long long four;
-  std::memcpy(&four, from, sizeof four);
-  using Halves = VectorOf<short, 8>::type;
-  to = __builtin_ia32_vcvtph2ps(reinterpret_cast<Halves>(VectorOf<long long, 2>::type{four, 0}));
-}
-BATCHNORM_AVX2 inline void floats_to_halves(const Floats<8>& v, HalfWords<8>& to) {
-  to = reinterpret_cast<HalfWords<8>>(__builtin_ia32_vcvtps2ph256(v, 0));
-}
-#endif
-#if defined(BATCHNORM_AVX512)
-BATCHNORM_AVX512 inline void halves_to_floats(const Eigen::half* from, Floats<16>& to) {
-  const auto bits = *reinterpret_cast<const VectorOf<short, 16>::in_memory*>(from);
-  to = __builtin_ia32_vcvtph2ps512_mask(bits, Floats<16>{}, all_lanes, 4);
-}
-BATCHNORM_AVX512 inline void floats_to_halves(const Floats<16>& v, HalfWords<16>& to) {
-  const auto none = VectorOf<short, 16>::type{};
-  to = reinterpret_cast<HalfWords<16>>(__builtin_ia32_vcvtps2ph512_mask(v, 0, none, all_lanes));
-}
-#endif
-template <class Isa, std::size_t count, std::size_t... L>
-BATCHNORM_INLINE void read_floats(const Eigen::half* from, Floats<count>& to,
-                                  std::index_sequence<L...>) {
-#if defined(BATCHNORM_AVX2)
-  if constexpr (Isa::has_f16c && count >= 4) return halves_to_floats(from, to);
-#endif
-  float floats[count];
-  for (std::size_t l = 0; l < count; ++l) floats[l] = static_cast<float>(from[l]);
-  read<float, count>(floats, to);
-}
-template <class Isa, std::size_t count, std::size_t... L>
-BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to, Eigen::half,
-                                   std::index_sequence<L...>) {
-#if defined(BATCHNORM_AVX2)
-  if constexpr (Isa::has_f16c && count >= 8) return floats_to_halves(v, to);
-#endif
-  for (std::size_t l = 0; l < count; ++l) to[l] = bits_as<std::uint16_t>(Eigen::half(v[l]));
-}
-
-// What the loops use.
-
-/// A vector with the same number in all lanes.
-template <class N, class V>
-BATCHNORM_INLINE void splat(N number, V& v) {
-  v = number - V{};
+  widen<count>(half[0], low);
+  widen<count>(half[1], high);
 }
 /// A vector of floats or doubles from as many values of T.
 template <class Isa, class T, class V>
@@ -303,14 +57,14 @@ BATCHNORM_INLINE void store(const V& v, T* to, bool past_caches = false) {
   constexpr std::size_t count = sizeof(V) / sizeof(N);
   if constexpr (std::is_same_v<N, T>) {
     if (past_caches) return write_past_caches(v, to);
-    *reinterpret_cast<typename VectorOf<N, count>::in_memory*>(to) = v;
+    write<N, count>(v, to);
   } else {
     HalfWords<count> bits;
     write_floats<Isa, count>(v, bits, T(), std::make_index_sequence<count>());
     if constexpr (sizeof bits >= 16) {
       if (past_caches) return write_past_caches(bits, to);
     }
-    *reinterpret_cast<typename VectorOf<std::uint16_t, count>::in_memory*>(to) = bits;
+    write<std::uint16_t, count>(bits, to);
   }
 }
 

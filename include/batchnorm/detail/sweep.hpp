@@ -2,119 +2,15 @@
 #pragma once
 
 #include <algorithm>
-#include <numeric>
-#include <utility>
+#include <array>
+#include <cstdint>
+#include <cstring>
 
-#include "batchnorm/detail/view.hpp"
+#include "batchnorm/detail/cut.hpp"
 #include "batchnorm/detail/workers.hpp"
 
-// How a tensor is cut into tasks, and how a formula's loops go over one of them.
+// How a formula's loops go over the parts of a tensor, on several threads.
 namespace batchnorm::detail {
-
-/// A task: blocks [b0, b1) of channels [c0, c1). Its sums go to slab s.
-struct Part {
-  Index c0, c1, s, b0, b1;
-};
-
-/// What a call reads and writes: x, or x and dy; y or dx, or nothing.
-struct Operands {
-  View in[2];
-  View out;
-
-  /// Is f true for each of them?
-  template <class F>
-  [[nodiscard]] bool all(const F& f) const {
-    return f(in[0]) && (!in[1].data || f(in[1])) && (!out.data || f(out));
-  }
-};
-
-/// How a tensor is cut: into groups of channels, and each group into slabs of blocks. In columns a
-/// block is a row of the group's values, or `fold` rows that follow one another; in runs it is a
-/// run of every channel, or a piece of a long run. The cut follows from the shape alone, never from
-/// the number of threads, so that results are bitwise the same for any number of them.
-struct Plan {
-  bool in_columns, past_caches;
-  Index values, channels, outer, inner;
-  Index fold;           // columns: rows of the tensor in a block
-  Index pieces, piece;  // runs: pieces of a run; values of a piece
-  Index blocks, group_channels, groups, slab_blocks, slabs;
-
-  [[nodiscard]] Part part(Index group, Index slab) const {
-    return {group * group_channels, std::min((group + 1) * group_channels, channels), slab,
-            slab * slab_blocks, std::min((slab + 1) * slab_blocks, blocks)};
-  }
-};
-
-[[nodiscard]] inline Index divided_up(Index a, Index b) { return (a + b - 1) / b; }
-
-/// Bytes, on the stack, for the copies of one coefficient where a channel has several columns.
-inline constexpr Index copies_bytes = 4096;
-
-inline void cut_columns(const Operands& v, Plan& plan) {
-  constexpr Index in_cache = 1024;      // columns whose numbers stay in the first-level cache
-  constexpr Index past_caches = 2048;   // where values come from memory, long rows count for more
-  constexpr Index least_columns = 512;  // of a block, if the tensor has so many
-  const Index most_copies = copies_bytes / v.in[0].elements->number_bytes;
-  const Index most = plan.inner > 1 ? most_copies : plan.past_caches ? past_caches : in_cache;
-  plan.group_channels = std::clamp<Index>(most / plan.inner, 1, plan.channels);
-  const Index of_lines =
-      line_values / std::gcd(plan.inner, line_values);  // channels that fill lines
-  if (plan.group_channels > of_lines && plan.group_channels < plan.channels) {
-    plan.group_channels -= plan.group_channels % of_lines;
-  }
-  if (plan.inner == 1 && v.all([](const View& u) { return u.outer_stride == u.channels; })) {
-    plan.fold = std::clamp<Index>(least_columns / plan.channels, 1, plan.outer);
-    if (plan.fold > 8) plan.fold -= plan.fold % 8;  // whole vectors, for any number of channels
-  }
-  plan.blocks = divided_up(plan.outer, plan.fold);
-}
-
-/// `twice`: values are summed, then mapped, and should still be in the cache when they are mapped.
-inline void cut_runs(Plan& plan, bool twice, Index tasks) {
-  constexpr Index in_cache = 768 * 1024;      // values of a group
-  constexpr Index longest_piece = 16 * 1024;  // values of a run
-  plan.pieces = divided_up(plan.inner, longest_piece);
-  plan.piece = divided_up(plan.inner, plan.pieces);
-  plan.blocks = plan.outer * plan.pieces;
-  const Index most =
-      twice ? in_cache / (plan.outer * plan.inner) : plan.channels * plan.blocks / tasks;
-  plan.group_channels =
-      std::clamp<Index>(most, 1, twice ? divided_up(plan.channels, 16) : plan.channels);
-}
-
-/// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
-[[nodiscard]] inline Plan plan_for(Operands& v, bool twice) {
-  constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
-  constexpr Index task = 32 * 1024;            // values that are worth a task
-  constexpr Index most_tasks = 64;             // of a call, about
-  constexpr Index short_run = 224;             // values: runs up to this length are columns
-  const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
-  for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
-    if (side_by_side || u->inner <= 1) continue;
-    std::swap(u->outer, u->inner);  // outer was 1
-    u->outer_stride = std::exchange(u->inner_stride, 1);
-  }
-  const View& x = v.in[0];
-  Plan plan{};
-  plan.values = x.size(), plan.channels = x.channels, plan.outer = x.outer, plan.inner = x.inner;
-  plan.fold = plan.pieces = 1, plan.piece = x.inner;
-  const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
-  plan.past_caches = plan.values * x.elements->bytes * tensors > bytes_in_caches;
-  plan.in_columns = (x.inner == 1 || (x.inner <= short_run && x.outer > 1)) &&
-                    v.all([](const View& u) { return u.channel_stride == u.inner; });
-  if (plan.in_columns) {
-    cut_columns(v, plan);
-  } else {
-    cut_runs(plan, twice, std::clamp<Index>(plan.values / task, 1, most_tasks));
-  }
-  plan.groups = divided_up(x.channels, plan.group_channels);
-  const Index slabs = std::clamp<Index>(x.count() * plan.group_channels / task, 1,
-                                        std::max<Index>(most_tasks / plan.groups, 1));
-  plan.slab_blocks = divided_up(plan.blocks, slabs);
-  if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 8) * 8;  // summed by fours
-  plan.slabs = divided_up(plan.blocks, plan.slab_blocks);
-  return plan;
-}
 
 /// A formula over tensors: its loops, its coefficients, and what it reads and writes. A coefficient
 /// is an array with a number for each channel; the unused ones are null.
@@ -161,8 +57,7 @@ struct SlabSums {
   return block;
 }
 
-// Runs.
-// ------------------------------------------------------------------------------------------
+// Runs. -------------------------------------------------------------------------------------------
 
 /// Takes the formula over blocks that have a run, or a piece of one, of each channel in [c0, c1).
 inline void over_runs(const Plan& plan, const Part& part, Index c0, Index c1, const Step& step,
@@ -170,7 +65,8 @@ inline void over_runs(const Plan& plan, const Part& part, Index c0, Index c1, co
   for (Index b = part.b0; b < part.b1; ++b) {
     const Index i = b % plan.pieces * plan.piece;
     Block block = block_at(step, b / plan.pieces, c0, i, c0, sums);
-    block.rows = c1 - c0, block.width = std::min(plan.piece, plan.inner - i);
+    block.rows = c1 - c0;
+    block.width = std::min(plan.piece, plan.inner - i);
     for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].channel_stride;
     block.out_step = step.v.out.channel_stride;
     block.past_caches = plan.past_caches;
@@ -192,15 +88,13 @@ inline void sum_runs(const Plan& plan, const Part& part, const Step& step, const
   }
 }
 
-// Columns.
-// ---------------------------------------------------------------------------------------
+// Columns. ----------------------------------------------------------------------------------------
 
 /// The columns of a part's blocks. Where a channel has several, its numbers are copied to all of
 /// them.
 struct Columns {
   Index fold, inner, c0, channels, width;
-  Index blocks,
-      last_width;  // the last rows of a tensor may be fewer than `fold`
+  Index blocks, last_width;  // the last rows of a tensor may be fewer than `fold`
 
   Columns(const Plan& plan, const Part& part)
       : fold(plan.fold), inner(plan.inner), c0(part.c0), channels(part.c1 - part.c0) {
@@ -218,10 +112,10 @@ struct Columns {
     N* to = static_cast<N*>(copies);
     for (Index f = 0; f < fold && inner == 1; ++f) to = std::copy_n(of_channels, channels, to);
     for (Index c = 0; c < channels && inner > 1; ++c, to += inner) {
-      constexpr Index count = line_bytes / sizeof(N);
-      N line[count];
-      std::fill_n(line, count, of_channels[c]);
-      for (Index j = 0; j < inner; j += count) std::memcpy(to + j, line, sizeof line);
+      std::array<N, line_bytes / sizeof(N)> line;
+      line.fill(of_channels[c]);
+      for (Index j = 0; j < inner; j += line_bytes / Index{sizeof(N)})
+        std::memcpy(to + j, line.data(), line_bytes);
     }
     std::copy_n(static_cast<N*>(copies), around, to);
   }
@@ -259,7 +153,8 @@ inline void over_rows(const Plan& plan, const Columns& columns, Index b, Index r
   if (rows <= 0 || width <= 0) return;
   constexpr Index prefetched = 4096;  // values, and at least four rows, ahead of the ones at work
   Block block = block_at(step, b * plan.fold, columns.c0, first, first, sums);
-  block.rows = rows, block.width = width;
+  block.rows = rows;
+  block.width = width;
   for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].outer_stride * plan.fold;
   block.out_step = step.v.out.outer_stride * plan.fold;
   if (plan.past_caches) {
@@ -312,8 +207,7 @@ inline void map_columns(const Plan& plan, const Part& part, const Step& step) {
   over_rows(plan, columns, part.b0, 1, 0, late, by, {});
 }
 
-// Both shapes, all parts.
-// ------------------------------------------------------------------------
+// Both shapes, all parts. -------------------------------------------------------------------------
 
 /// Sets both sums of a part's channels.
 inline void sum(const Plan& plan, const Part& part, const Step& step, const SlabSums& sums) {
@@ -346,8 +240,7 @@ inline void map_all(const Plan& plan, const Workers& workers, const Step& step) 
 }
 
 /// Sums all parts of a group of channels, calls settle(c0, c1), then maps its parts. Where there
-/// are groups enough, a thread takes one after the other:
-/// what was summed is mapped from the cache.
+/// are groups enough, a thread takes one after the other: what was summed is mapped from the cache.
 template <class Settle>
 void by_groups(const Plan& plan, const Workers& workers, const Step& sum_step, const SlabSums& sums,
                const Settle& settle, const Step& map_step) {

@@ -32,9 +32,8 @@ struct Shape {
 
 /// A tensor of any rank, storage order and element type, seen by channel. All axes that are slower
 /// than the channel are multiplied (outer), and all that are faster (inner). Element (o, c, i) lies
-/// at
-///   data + (o * outer_stride + c * channel_stride + i * inner_stride)
-///   elements.
+///   o * outer_stride + c * channel_stride + i * inner_stride
+/// elements after data.
 /// Row-major (N, C, H, W) is [N][C][H*W]; (N, H, W, C) and a row-major matrix (N, C) are
 /// [N*H*W][C][1]; a column-major matrix (N, C) is [1][C][N]; a column-major (N, C, H, W) is
 /// [H*W][C][N]. Transposed matrices, blocks and rows of matrices differ in their strides alone.

@@ -172,8 +172,11 @@ class FixedBatchNorm1d {
     });
     if (training_ && by_batch && n > 0 && options_.track_running_stats)
       running_.take(mean.data(), var.data(), n, options_);
-    mean_ = mean, inv_std_ = inv_std, by_batch_ = by_batch;
-    rows_ = n, is_overwritten_ = in_place;
+    mean_ = mean;
+    inv_std_ = inv_std;
+    by_batch_ = by_batch;
+    rows_ = n;
+    is_overwritten_ = in_place;
   }
   [[nodiscard]] bool is_by_batch(Index n, const detail::Where& where) const {
     if (!training_ && options_.track_running_stats) return false;
@@ -224,7 +227,8 @@ class FixedBatchNorm1d {
       dx.coeffRef(i, c) = rounded(factor[c] * d);
     });
     const auto add = [](const Numbers& of_call, Vector& sums) {
-      for (Index c = 0; c < C; ++c) sums[c] = detail::narrow<Param>(double{sums[c]} + of_call[c]);
+      for (Index c = 0; c < C; ++c)
+        sums[c] = detail::narrow<Param>(static_cast<double>(sums[c]) + of_call[c]);
     };
     if (options_.scale) add(dgamma, grad_gamma_);
     if (options_.shift) add(dbeta, grad_beta_);

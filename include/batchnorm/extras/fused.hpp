@@ -138,7 +138,7 @@ void prepare_z(const Call<A>& call, const Normalizer& by, const Affine<A>& affin
 template <class A>
 void finish_z(const Call<A>& call, Index c0, Index c1, const Normalizer& by, A* z_shift) {
   for (Index c = c0; c < c1; ++c) {
-    if (call.k.is_beyond[c] || (is_nan(double{z_shift[c]}) && by.is_finite(c))) {
+    if (call.k.is_beyond[c] || (is_nan(static_cast<double>(z_shift[c])) && by.is_finite(c))) {
       call.k.set_aside(c, true);
       call.mean_dy[c] = call.slope[c] = 0;
       z_shift[c] = not_a_number<A>();

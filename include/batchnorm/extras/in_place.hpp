@@ -99,7 +99,8 @@ class InPlace {
   /// Throws std::domain_error unless x_hat of channel c can be computed from y.
   void check_parameters(const detail::Where& where, Index c) const {
     constexpr bool is_half = std::is_same_v<Scalar, Eigen::half>;  // bfloat16 has float's range
-    constexpr double smallest = is_half ? 0x1p-14 : double{std::numeric_limits<Param>::min()};
+    constexpr double smallest =
+        is_half ? 0x1p-14 : static_cast<double>(std::numeric_limits<Param>::min());
     const auto affine = layer_->core().affine();
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
     if (!affine.gamma || std::abs(gamma) >= std::max(smallest, std::abs(beta) / 1000)) return;

@@ -140,10 +140,12 @@ class BatchRenorm {
     if (!core_->training || !batch_.batch_statistics || batch_.count == 0) return;
     const auto [r_max, d_max] = limits();
     for (Index c = 0; c < r_.size(); ++c) {
-      const double sigma = std::sqrt(double{core_->running.var[c]} + core_->options.eps);
+      const double sigma =
+          std::sqrt(static_cast<double>(core_->running.var[c]) + core_->options.eps);
       if (batch_.inv_std[c] == 0 || sigma == 0) continue;
       r_[c] = std::clamp(1 / batch_.inv_std[c] / sigma, 1 / r_max, r_max);
-      d_[c] = std::clamp((batch_.mean[c] - double{core_->running.mean[c]}) / sigma, -d_max, d_max);
+      d_[c] = std::clamp((batch_.mean[c] - static_cast<double>(core_->running.mean[c])) / sigma,
+                         -d_max, d_max);
     }
   }
 

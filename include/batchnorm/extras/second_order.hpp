@@ -38,9 +38,11 @@ template <class Param>
   Eigen::ArrayXd of_s = Eigen::ArrayXd::Zero(v.size()), big_v = v;
   if (by.batch_statistics) {
     const double q = (d * x_hat).mean(), w = (v * x_hat).mean();
-    d -= d.mean(), big_v -= v.mean();
+    d -= d.mean();
+    big_v -= v.mean();
     const double k = (big_v * d).mean();
-    d -= x_hat * q, big_v -= x_hat * w;
+    d -= x_hat * q;
+    big_v -= x_hat * w;
     of_s = x_hat * (k - q * w) + w * d + q * big_v;
   }
   write_channel<Param>(at[3], c, a * s * d - gamma * s * s * of_s);

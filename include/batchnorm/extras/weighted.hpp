@@ -273,7 +273,7 @@ class Weighted {
       if (by_batch && w[p] != 0) d -= share[p] * (dbeta[c] + x_hat * dgamma[c]);
       if (!is_skipped(p, v)) d *= factor[c];
       detail::write_element<Scalar>(&at(dx, o, c, i),
-                                    double{detail::narrow<typename Layer::Param>(d)});
+                                    static_cast<double>(detail::narrow<typename Layer::Param>(d)));
     });
     core.accumulate(dbeta.data(), dgamma.data());
   }

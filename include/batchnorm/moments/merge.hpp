@@ -60,7 +60,10 @@ struct Moments {
     count[c] = n;
   }
 };
-[[nodiscard]] inline Moments operator+(Moments a, const Moments& b) { return a.merge(b), a; }
+[[nodiscard]] inline Moments operator+(Moments a, const Moments& b) {
+  a.merge(b);
+  return a;
+}
 
 /// The moments of x, any tensor or matrix of rank 2 to 5 that a layer takes. The mean has an error
 /// of at most half an ulp and 1e-7 standard deviations, however far from 0 the values are.

@@ -67,8 +67,12 @@ class MicroBatches {
     if (step_ < Step::forward) where.misuse({"expected forward before gradients"});
     const auto f = [&](const Shape&, const View& in_x, const View& in_dy) {
       const auto part = detail::gradient_sums(*core_, saved_, in_x, in_dy);
-      if (step_ != Step::sums) sums_.setZero(in_x.channels, 2), summed_ = 0;
-      step_ = Step::sums, summed_ += in_x.count();
+      if (step_ != Step::sums) {
+        sums_.setZero(in_x.channels, 2);
+        summed_ = 0;
+      }
+      step_ = Step::sums;
+      summed_ += in_x.count();
       sums_ += part;
       core_->accumulate(&part(0, 0), &part(0, 1));
     };

@@ -53,7 +53,8 @@ template <class Param>
 [[nodiscard]] inline Saved as_saved(const batchnorm::Moments& m) {
   Saved batch;
   batch.count = static_cast<Index>(m.count[0]);
-  batch.mean = m.mean, batch.var = m.m2 / m.count.max(1);
+  batch.mean = m.mean;
+  batch.var = m.m2 / m.count.max(1);
   return batch;
 }
 /// Core::settle for measured or merged statistics. Where the squares of doubles overflowed, the

@@ -50,7 +50,9 @@ class Replicas {
   void run(const Work& work) {
     std::vector<std::thread> threads;
     threads.reserve(members_.size());
-    left_ = -1, arrived_ = 0, first_error_ = nullptr;
+    left_ = -1;
+    arrived_ = 0;
+    first_error_ = nullptr;
     const detail::Caught not_started = detail::caught([&] {
       for (Member& one : members_) {
         threads.emplace_back(

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+#include "batchnorm/detail/view.hpp"
+
+// How a tensor is cut into tasks.
+namespace batchnorm::detail {
+
+/// A task: blocks [b0, b1) of channels [c0, c1). Its sums go to slab s.
+struct Part {
+  Index c0, c1, s, b0, b1;
+};
+
+/// What a call reads and writes: x, or x and dy; y or dx, or nothing.
+struct Operands {
+  View in[2];
+  View out;
+
+  /// Is f true for each of them?
+  template <class F>
+  [[nodiscard]] bool all(const F& f) const {
+    return f(in[0]) && (!in[1].data || f(in[1])) && (!out.data || f(out));
+  }
+};
+
+/// How a tensor is cut: into groups of channels, and each group into slabs of blocks. In columns a
+/// block is a row of the group's values, or `fold` rows that follow one another; in runs it is a
+/// run of every channel, or a piece of a long run. The cut follows from the shape alone, never from
+/// the number of threads, so that results are bitwise the same for any number of them.
+struct Plan {
+  bool in_columns, past_caches;
+  Index values, channels, outer, inner;
+  Index fold;           // columns: rows of the tensor in a block
+  Index pieces, piece;  // runs: pieces of a run; values of a piece
+  Index blocks, group_channels, groups, slab_blocks, slabs;
+
+  [[nodiscard]] Part part(Index group, Index slab) const {
+    return {group * group_channels, std::min((group + 1) * group_channels, channels), slab,
+            slab * slab_blocks, std::min((slab + 1) * slab_blocks, blocks)};
+  }
+};
+
+[[nodiscard]] inline Index divided_up(Index a, Index b) { return (a + b - 1) / b; }
+
+/// Bytes, on the stack, for the copies of one coefficient where a channel has several columns.
+inline constexpr Index copies_bytes = 4096;
+
+inline void cut_columns(const Operands& v, Plan& plan) {
+  constexpr Index in_cache = 1024;      // columns whose numbers stay in the first-level cache
+  constexpr Index past_caches = 2048;   // where values come from memory, long rows count for more
+  constexpr Index least_columns = 512;  // of a block, if the tensor has so many
+  const Index most_copies = copies_bytes / v.in[0].elements->number_bytes;
+  const Index most = plan.inner > 1 ? most_copies : plan.past_caches ? past_caches : in_cache;
+  plan.group_channels = std::clamp<Index>(most / plan.inner, 1, plan.channels);
+  const Index of_lines =
+      line_values / std::gcd(plan.inner, line_values);  // channels that fill lines
+  if (plan.group_channels > of_lines && plan.group_channels < plan.channels) {
+    plan.group_channels -= plan.group_channels % of_lines;
+  }
+  if (plan.inner == 1 && v.all([](const View& u) { return u.outer_stride == u.channels; })) {
+    plan.fold = std::clamp<Index>(least_columns / plan.channels, 1, plan.outer);
+    if (plan.fold > 8) plan.fold -= plan.fold % 8;  // whole vectors, for any number of channels
+  }
+  plan.blocks = divided_up(plan.outer, plan.fold);
+}
+
+/// `twice`: values are summed, then mapped, and should still be in the cache when they are mapped.
+inline void cut_runs(Plan& plan, bool twice, Index tasks) {
+  constexpr Index in_cache = 768 * 1024;      // values of a group
+  constexpr Index longest_piece = 16 * 1024;  // values of a run
+  plan.pieces = divided_up(plan.inner, longest_piece);
+  plan.piece = divided_up(plan.inner, plan.pieces);
+  plan.blocks = plan.outer * plan.pieces;
+  const Index most =
+      twice ? in_cache / (plan.outer * plan.inner) : plan.channels * plan.blocks / tasks;
+  plan.group_channels =
+      std::clamp<Index>(most, 1, twice ? divided_up(plan.channels, 16) : plan.channels);
+}
+
+/// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
+[[nodiscard]] inline Plan plan_for(Operands& v, bool twice) {
+  constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
+  constexpr Index task = 32 * 1024;            // values that are worth a task
+  constexpr Index most_tasks = 64;             // of a call, about
+  constexpr Index short_run = 224;             // values: runs up to this length are columns
+  const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
+  for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
+    if (side_by_side || u->inner <= 1) continue;
+    std::swap(u->outer, u->inner);  // outer was 1
+    u->outer_stride = std::exchange(u->inner_stride, 1);
+  }
+  const View& x = v.in[0];
+  Plan plan{};
+  plan.values = x.size();
+  plan.channels = x.channels;
+  plan.outer = x.outer;
+  plan.inner = plan.piece = x.inner;
+  plan.fold = plan.pieces = 1;
+  const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
+  plan.past_caches = plan.values * x.elements->bytes * tensors > bytes_in_caches;
+  plan.in_columns = (x.inner == 1 || (x.inner <= short_run && x.outer > 1)) &&
+                    v.all([](const View& u) { return u.channel_stride == u.inner; });
+  if (plan.in_columns) {
+    cut_columns(v, plan);
+  } else {
+    cut_runs(plan, twice, std::clamp<Index>(plan.values / task, 1, most_tasks));
+  }
+  plan.groups = divided_up(x.channels, plan.group_channels);
+  const Index slabs = std::clamp<Index>(x.count() * plan.group_channels / task, 1,
+                                        std::max<Index>(most_tasks / plan.groups, 1));
+  plan.slab_blocks = divided_up(plan.blocks, slabs);
+  if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 8) * 8;  // summed by fours
+  plan.slabs = divided_up(plan.blocks, plan.slab_blocks);
+  return plan;
+}
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "batchnorm/detail/call.hpp"
+
+// The steps of the forward pass, for channels [c0, c1).
+namespace batchnorm::functional {
+
+/// Sums are taken about one of the channel's values, v0. So a mean that is large against the
+/// deviation takes no digits from them, and a constant channel has variance 0.
+template <class A>
+[[nodiscard]] Step sum_moments(const Call<A>& call) {
+  const View& x = call.v.in[0];
+  const void* const middle = x.at(x.outer / 2, 0, x.inner / 2);
+  x.elements->read(middle, x.channels, x.channel_stride, call.v0);
+  return {x.elements->moments, sizeof(double), {call.v0}, {{x, {}}, {}}};
+}
+/// mu = v0 + sum d / n,  var = (sum d^2 - (sum d)^2 / n) / n,  inv_std = 1 / sqrt(var + eps)
+template <class A>
+void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const Statistics& out) {
+  const double *const v0 = call.v0, *const d = call.sums.of(0).of[0];
+  const double *const dd = call.sums.of(0).of[1], n = call.n, one_nth = 1 / n;
+  double *const mean = out.mean, *const var = out.var;
+  for (Index c = c0; c < c1; ++c) {
+    mean[c] = v0[c] + d[c] * one_nth;
+    var[c] = (dd[c] - d[c] * d[c] * one_nth) * one_nth;
+  }
+  detail::inverse_roots(var + c0, c1 - c0, eps, out.inv_std + c0);
+  // Not so if v0 lies far out, or if squares overflowed or lost bits.
+  const auto is_good = [=](Index c) {
+    const std::int64_t has_bits = dd[c] >= 0x1p-960, is_constant = dd[c] == 0;
+    return detail::is_finite(d[c]) & detail::is_finite(dd[c]) &
+           std::int64_t(var[c] * n >= 0.01 * dd[c]) & (has_bits | is_constant);
+  };
+  for_channels_but(c0, c1, is_good, [&](Index c) {
+    const auto exactly = detail::exact::measure<A>(call.v.in[0], c, eps);
+    mean[c] = detail::narrow<double>(exactly.mean);
+    var[c] = detail::narrow<double>(exactly.var);
+    out.inv_std[c] = detail::narrow<double>(exactly.inv_std);
+  });
+}
+
+/// Channels [c0, c1) of a parameter; if it is null, what stands for it.
+template <class A>
+void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
+  for (Index c = c0; c < c1; ++c) to[c] = parameter ? parameter[c] : otherwise;
+}
+/// From the statistics, and gamma in k.scale and beta in k.shift.
+template <class A>
+void prepare_map(Index c0, Index c1, const double* mu, const double* inv_std,
+                 const MapCoefficients<A>& k) {
+  A *const mean = k.mean, *const scale = k.scale, *const shift = k.shift;
+  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
+  for (Index c = c0; c < c1; ++c) {
+    const double gamma = static_cast<double>(scale[c]), factor = gamma * inv_std[c];
+    const double correction = detail::rounding_error<A>(mu[c]) * factor;
+    mean[c] = static_cast<A>(mu[c]);
+    scale[c] = detail::as_factor<A>(factor, gamma, inv_std[c]);
+    shift[c] = static_cast<A>(static_cast<double>(shift[c]) - correction);
+  }
+  const auto fits = [=](Index c) {
+    return detail::fits_as_offset(mean[c]) & detail::fits_as_factor(scale[c]) &
+           detail::fits_as_offset(shift[c]) & detail::fits_as_offset_times(mean[c], scale[c]) &
+           detail::fits_as_inv_std(static_cast<A>(inv_std[c]));
+  };
+  for_channels_but(c0, c1, fits, [&](Index c) {
+    k.set_aside(c, detail::is_finite(mu[c]) && detail::is_finite(inv_std[c]));
+  });
+}
+template <class A>
+void prepare_normalize(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
+                       const Affine<A>& affine) {
+  copy_or_fill<A>(affine.gamma, 1, c0, c1, call.k.scale);
+  copy_or_fill<A>(affine.beta, 0, c0, c1, call.k.shift);
+  prepare_map(c0, c1, by.mean, by.inv_std, call.k);
+}
+
+/// Calls f(c, statistics) for the channels that were set aside. A batch's inv_std that is too small
+/// for a double is measured again.
+template <class A, class F>
+void for_beyond(const Call<A>& call, const Normalizer& by, const F& f) {
+  for (Index c = 0; c < call.plan.channels; ++c) {
+    if (call.k.is_beyond[c]) f(c, exactly(call, c, by));
+  }
+}
+template <class A>
+[[nodiscard]] detail::exact::Statistics<A> exactly(const Call<A>& call, Index c,
+                                                   const Normalizer& by) {
+  const auto bits = detail::magnitude_bits(by.inv_std[c]);
+  const auto least = detail::magnitude_bits(std::numeric_limits<double>::min());
+  const bool is_subnormal = by.of_batch && bits != 0 && bits < least;
+  if (is_subnormal) return detail::exact::measure<A>(call.v.in[0], c, 0);
+  return {detail::wide<A>(by.mean[c]), 0, detail::wide<A>(by.inv_std[c])};
+}
+template <class A, class Y = detail::exact::Z>
+void normalize_beyond(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
+                      const Y& y_of = {}) {
+  for_beyond(call, by, [&](Index c, const detail::exact::Statistics<A>& s) {
+    const auto gamma = detail::wide<A>(affine.gamma_of(c)),
+               beta = detail::wide<A>(affine.beta_of(c));
+    detail::exact::normalize<A>(call.v.in[0], call.v.out, c, s, gamma, beta, y_of);
+  });
+}
+
+inline constexpr Index most_on_stack = 512;  // channels
+
+/// y by map_of(c) for so few channels that their numbers lie on the stack.
+template <class A, class MapOf>
+void apply_some_maps(const View& x, const View& y, const MapOf& map_of) {
+  namespace exact = detail::exact;
+  using detail::wide;
+  A mean[most_on_stack], scale[most_on_stack], shift[most_on_stack];
+  double mu[most_on_stack], inv_std[most_on_stack];
+  char is_beyond[most_on_stack];
+  const MapCoefficients<A> k{mean, scale, shift, is_beyond};
+  for (Index c = 0; c < x.channels; ++c) {
+    const ChannelMap m = map_of(c);
+    mu[c] = m.mean;
+    inv_std[c] = m.inv_std;
+    scale[c] = static_cast<A>(m.gamma);
+    shift[c] = static_cast<A>(m.beta);
+  }
+  prepare_map(0, x.channels, mu, inv_std, k);
+  detail::Operands v{{x, {}}, y};
+  const detail::Plan plan = detail::plan_for(v, false);
+  detail::map_all(plan, detail::Workers(), k.step(v.in[0], v.out));
+  for (Index c = 0; c < x.channels; ++c) {
+    if (!is_beyond[c]) continue;
+    const ChannelMap m = map_of(c);
+    const exact::Statistics<A> given{wide<A>(m.mean), 0, wide<A>(m.inv_std)};
+    exact::normalize<A>(x, y, c, given, wide<A>(m.gamma), wide<A>(m.beta));
+  }
+}
+
+}  // namespace batchnorm::functional
