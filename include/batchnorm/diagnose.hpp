@@ -87,8 +87,8 @@ template <class Scalar, int spatial, class X>
     one.is_finite = detail::is_finite(one.shift) && detail::is_finite(one.spread) &&
                     detail::is_finite(one.running_var);
     one.is_far = one.is_finite &&
-                 (std::abs(one.shift) > std::max(0.5, 4 / std::sqrt(n)) ||
-                  std::abs(std::log(one.spread)) > std::max(std::log(2.0), 4 / std::sqrt(2 * n)));
+                 (std::abs(one.shift) > (std::max)(0.5, 4 / std::sqrt(n)) ||
+                  std::abs(std::log(one.spread)) > (std::max)(std::log(2.0), 4 / std::sqrt(2 * n)));
     one.is_flat = one.is_finite && one.var <= eps;
     one.is_dead = bn.options().scale && bn.gamma()[c] == 0;
     d.channels.push_back(one);
@@ -103,7 +103,7 @@ namespace detail {
   constexpr std::size_t most = 20;
   const auto badness = [&](std::size_t c) {
     const ChannelDiagnosis& one = d.channels[c];
-    if (!one.is_finite) return std::numeric_limits<double>::max();
+    if (!one.is_finite) return (std::numeric_limits<double>::max)();
     return std::abs(one.shift) + std::abs(std::log(one.spread));
   };
   std::vector<std::size_t> order(d.channels.size());

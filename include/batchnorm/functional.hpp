@@ -101,7 +101,7 @@ template <class A, class MapOf>
 void apply_maps(const View& x, const View& y, const MapOf& map_of) {
   if (x.size() == 0) return;
   for (Index first = 0; first < x.channels; first += most_on_stack) {
-    const Index end = std::min(first + most_on_stack, x.channels);
+    const Index end = (std::min)(first + most_on_stack, x.channels);
     apply_some_maps<A>(x.some(first, end), y.some(first, end),
                        [&](Index c) { return map_of(first + c); });
   }

@@ -72,7 +72,7 @@ class MpiCommunicator final : public Communicator {
     for (int i = 0; i < *count; ++i) b[i] = a[i] + b[i];
   }
   [[nodiscard]] static int checked(Eigen::Index count) {
-    if (count > std::numeric_limits<int>::max()) {     // GCOV_EXCL_BR_LINE: takes 16 GB
+    if (count > (std::numeric_limits<int>::max)()) {   // GCOV_EXCL_BR_LINE: takes 16 GB
       detail::fail<std::length_error>(detail::joined(  // GCOV_EXCL_LINE: as above
           {"[MpiCommunicator] expected less than 2^31 numbers, got ", count}));
     }

@@ -43,7 +43,9 @@
 #include <unsupported/Eigen/CXX11/Tensor>
 #include <utility>
 #include <vector>
-#if __has_include(<unistd.h>)
+#if defined(_WIN32)
+#include <io.h>
+#elif __has_include(<unistd.h>)
 #include <unistd.h>
 #endif
 
@@ -421,7 +423,8 @@ inline SafetensorsEntry SafetensorsReader::parse_entry(const std::string& name,
     refuse({name, ": expected offsets within the ", data_size, " bytes of data, got ",
             std::to_string(entry.begin), " to ", std::to_string(entry.end)});
   }
-  std::uint64_t most = std::numeric_limits<Eigen::Index>::max() / bytes;  // that the shape may have
+  std::uint64_t most =
+      (std::numeric_limits<Eigen::Index>::max)() / bytes;  // that the shape may have
   for (const auto& v : json["shape"]) {
     const auto extent = v.get<std::uint64_t>();
     if (extent > most)
@@ -571,8 +574,10 @@ inline void SafetensorsWriter::write(const std::filesystem::path& path) const {
   put(header);
   for (const Tensor& t : sorted.tensors_) put(t.bytes);
   done = done && std::fflush(file) == 0;
-#if __has_include(<unistd.h>)
   // The bytes must be on the disk before the name is, in case the machine fails.
+#if defined(_WIN32)
+  done = done && _commit(_fileno(file)) == 0;
+#elif __has_include(<unistd.h>)
   done = done && fsync(fileno(file)) == 0;  // GCOV_EXCL_BR_LINE: on a disk that fails
 #endif
   std::string reason = std::strerror(errno);

@@ -28,7 +28,7 @@ struct Pool {
 class Crew {
  public:
   explicit Crew(const Pool& pool)
-      : pool_(pool), shares_(static_cast<std::size_t>(std::max(pool.threads, 1))) {}
+      : pool_(pool), shares_(static_cast<std::size_t>((std::max)(pool.threads, 1))) {}
 
   /// A thread of the pool itself works alone: if it waited for others, all of them might wait for
   /// ever.

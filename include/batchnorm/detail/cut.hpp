@@ -39,8 +39,8 @@ struct Plan {
   Index blocks, group_channels, groups, slab_blocks, slabs;
 
   [[nodiscard]] Part part(Index group, Index slab) const {
-    return {group * group_channels, std::min((group + 1) * group_channels, channels), slab,
-            slab * slab_blocks, std::min((slab + 1) * slab_blocks, blocks)};
+    return {group * group_channels, (std::min)((group + 1) * group_channels, channels), slab,
+            slab * slab_blocks, (std::min)((slab + 1) * slab_blocks, blocks)};
   }
 };
 

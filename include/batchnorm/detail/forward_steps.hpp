@@ -87,7 +87,7 @@ template <class A>
 [[nodiscard]] detail::exact::Statistics<A> exactly(const Call<A>& call, Index c,
                                                    const Normalizer& by) {
   const auto bits = detail::magnitude_bits(by.inv_std[c]);
-  const auto least = detail::magnitude_bits(std::numeric_limits<double>::min());
+  const auto least = detail::magnitude_bits((std::numeric_limits<double>::min)());
   const bool is_subnormal = by.of_batch && bits != 0 && bits < least;
   if (is_subnormal) return detail::exact::measure<A>(call.v.in[0], c, 0);
   return {detail::wide<A>(by.mean[c]), 0, detail::wide<A>(by.inv_std[c])};

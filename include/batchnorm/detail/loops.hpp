@@ -215,7 +215,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     if constexpr (!in_columns) of_run(b, r, k);
     const auto after_line = reinterpret_cast<std::uintptr_t>(out) % line_bytes;
     const Index to_line = static_cast<Index>((line_bytes - after_line) % line_bytes / sizeof(T));
-    Index j = b.past_caches ? std::min(to_line, b.width) : 0;
+    Index j = b.past_caches ? (std::min)(to_line, b.width) : 0;
     map_some<in_columns>(b, r, 0, j, k, out);
     for (; j + line_values <= b.width; j += line_values) {
       if (b.ahead != 0) prefetch(b, r, j);
@@ -245,7 +245,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
 };
 
 template <class Formula, class T, bool in_columns>
-BATCHNORM_BASELINE void loop(const Block& b) {
+BATCHNORM_WIDE void loop(const Block& b) {
   Loop<Formula, Baseline, T>::template over<in_columns>(b);
 }
 #if defined(BATCHNORM_CHOOSES)

@@ -12,7 +12,7 @@
 
 // simd.hpp by Eigen's packets, for compilers without GCC's vector types. Eigen chooses the packets by
 // the flags of the program, as /arch:AVX2. Where it has no packet, a vector is an array.
-#define BATCHNORM_BASELINE
+#define BATCHNORM_WIDE
 #if defined(__SSE2__) || defined(_M_X64)
 #define BATCHNORM_X86
 #include <immintrin.h>

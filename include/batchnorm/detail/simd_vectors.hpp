@@ -14,47 +14,40 @@
 // calling convention for each instruction set.
 //
 // A program that is compiled for AVX2 or more, as with -march=native, uses these instructions.
-// Other programs for x86-64 contain the loops three times and choose when they run.
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
-#define BATCHNORM_AVX2  // the program has it
+// Other programs for x86-64 contain the loops three times and choose when they run. g++ for Windows
+// aligns its stack to 16 bytes, but not the wider vectors that it keeps there (bug 54412 of GCC):
+// its programs use vectors of 16 bytes.
+#if defined(_WIN32) && !defined(__clang__)
+#define BATCHNORM_BYTES 16
+#elif defined(__AVX512F__) && defined(__AVX512BW__)
+#define BATCHNORM_BYTES 64
+#define BATCHNORM_AVX2
+#define BATCHNORM_AVX512
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define BATCHNORM_BYTES 32
+#define BATCHNORM_AVX2
 #elif defined(__x86_64__)
-#define BATCHNORM_CHOOSES  // when it runs
+#define BATCHNORM_BYTES 16
+#define BATCHNORM_CHOOSES
 #define BATCHNORM_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define BATCHNORM_AVX512 \
+  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))) BATCHNORM_WIDE
 #include <cpuid.h>
+#else
+#define BATCHNORM_BYTES 16
 #endif
-#if defined(__clang__) && (defined(__AVX512F__) || defined(BATCHNORM_CHOOSES))
-#define BATCHNORM_WIDE min_vector_width(512)  // otherwise clang halves the vectors
+#if defined(__clang__) && defined(__x86_64__)
+#define BATCHNORM_WIDE __attribute__((min_vector_width(512)))  // otherwise it halves vectors
 #else
 #define BATCHNORM_WIDE
-#endif
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-#define BATCHNORM_AVX512
-#elif defined(BATCHNORM_CHOOSES)
-#define BATCHNORM_AVX512 \
-  __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"), BATCHNORM_WIDE))
-#endif
-#if defined(__clang__) && defined(BATCHNORM_AVX512) && !defined(BATCHNORM_CHOOSES)
-#define BATCHNORM_BASELINE __attribute__((BATCHNORM_WIDE))
-#else
-#define BATCHNORM_BASELINE
 #endif
 
 namespace batchnorm::detail {
 
 /// The instructions that the program is compiled for.
 struct Baseline {
-#if defined(__AVX512F__) && defined(__AVX512BW__)
-  static constexpr std::size_t bytes = 64;
-#elif defined(__AVX2__)
-  static constexpr std::size_t bytes = 32;
-#else
-  static constexpr std::size_t bytes = 16;
-#endif
-#if defined(__F16C__)
-  static constexpr bool has_f16c = true;
-#else
-  static constexpr bool has_f16c = false;
-#endif
+  static constexpr std::size_t bytes = BATCHNORM_BYTES;
+  static constexpr bool has_f16c = bytes >= 32;
 };
 /// AVX2 with FMA and F16C.
 struct Avx2 {

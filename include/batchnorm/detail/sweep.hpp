@@ -66,7 +66,7 @@ inline void over_runs(const Plan& plan, const Part& part, Index c0, Index c1, co
     const Index i = b % plan.pieces * plan.piece;
     Block block = block_at(step, b / plan.pieces, c0, i, c0, sums);
     block.rows = c1 - c0;
-    block.width = std::min(plan.piece, plan.inner - i);
+    block.width = (std::min)(plan.piece, plan.inner - i);
     for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].channel_stride;
     block.out_step = step.v.out.channel_stride;
     block.past_caches = plan.past_caches;
@@ -76,7 +76,7 @@ inline void over_runs(const Plan& plan, const Part& part, Index c0, Index c1, co
 inline void sum_runs(const Plan& plan, const Part& part, const Step& step, const Sums& sums) {
   constexpr Index at_once = 64;  // channels whose partial sums are kept from run to run
   for (Index c0 = part.c0; c0 < part.c1; c0 += at_once) {
-    const Index c1 = std::min(c0 + at_once, part.c1);
+    const Index c1 = (std::min)(c0 + at_once, part.c1);
     alignas(line_bytes) double partial[2][at_once * run_sums] = {};
     over_runs(plan, part, c0, c1, step, {{partial[0], partial[1]}});
     for (int j = 0; j < 2; ++j) {
@@ -100,7 +100,7 @@ struct Columns {
       : fold(plan.fold), inner(plan.inner), c0(part.c0), channels(part.c1 - part.c0) {
     width = fold * channels * inner;
     blocks = part.b1 - part.b0;
-    last_width = std::min(fold, plan.outer - (part.b1 - 1) * fold) * channels * inner;
+    last_width = (std::min)(fold, plan.outer - (part.b1 - 1) * fold) * channels * inner;
   }
   [[nodiscard]] bool are_channels() const { return fold * inner == 1; }
 

@@ -130,7 +130,7 @@ void prepare_z(const Call<A>& call, const Normalizer& by, const Affine<A>& affin
   for (Index c = 0; c < call.plan.channels; ++c) {
     if (by.is_finite(c) && !call.k.is_beyond[c]) continue;
     call.k.shift[c] = not_a_number<A>();
-    call.inv_std[c] = std::numeric_limits<A>::max();
+    call.inv_std[c] = (std::numeric_limits<A>::max)();
   }
 }
 /// z for dx, after prepare_input_gradient, whose scale is z's. Where z_shift is NaN, dy passes, and

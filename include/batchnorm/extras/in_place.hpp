@@ -100,10 +100,10 @@ class InPlace {
   void check_parameters(const detail::Where& where, Index c) const {
     constexpr bool is_half = std::is_same_v<Scalar, Eigen::half>;  // bfloat16 has float's range
     constexpr double smallest =
-        is_half ? 0x1p-14 : static_cast<double>(std::numeric_limits<Param>::min());
+        is_half ? 0x1p-14 : static_cast<double>((std::numeric_limits<Param>::min)());
     const auto affine = layer_->core().affine();
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
-    if (!affine.gamma || std::abs(gamma) >= std::max(smallest, std::abs(beta) / 1000)) return;
+    if (!affine.gamma || std::abs(gamma) >= (std::max)(smallest, std::abs(beta) / 1000)) return;
     where.domain({"expected |gamma| of at least ", smallest,
                   " and |beta| / 1000, to have x_hat back from y, got gamma ", gamma, " and beta ",
                   beta, " in channel ", c, ": use the layer's own forward"});

@@ -102,7 +102,7 @@ class GhostBatches {
     const Index n = shape.extents[0];
     std::size_t g = 0;
     for (Index first = 0; first == 0 || first < n; first += samples_) {
-      f(g++, samples_of(views, fastest, n, first, std::min(samples_, n - first))...);
+      f(g++, samples_of(views, fastest, n, first, (std::min)(samples_, n - first))...);
     }
   }
   /// Samples [first, first + count) of n, which are the fastest or the slowest axis in memory.

@@ -54,7 +54,7 @@ template <class Param>
   Saved batch;
   batch.count = static_cast<Index>(m.count[0]);
   batch.mean = m.mean;
-  batch.var = m.m2 / m.count.max(1);
+  batch.var = m.m2 / (m.count.max)(1);
   return batch;
 }
 /// Core::settle for measured or merged statistics. Where the squares of doubles overflowed, the
