@@ -32,6 +32,10 @@ using StateDict = std::map<std::string, Eigen::VectorXd>;
 /// Which framework's names state_dict() writes. load_state_dict() accepts all of them.
 enum class Names { pytorch, keras, flax };
 
+/// What load_state_dict() does with entries that the layer's options switch off, such as a gamma
+/// for a layer with Options::scale off.
+enum class SwitchedOff { reject, ignore };
+
 namespace detail {
 
 /// The names of gamma, beta, mean and variance, in the order of Names.
@@ -40,6 +44,9 @@ inline constexpr std::array<const char*, 3> state_names[] = {
     {"bias", "beta", "bias"},
     {"running_mean", "moving_mean", "mean"},
     {"running_var", "moving_variance", "var"}};
+/// The options that switch them on.
+inline constexpr const char* option_names[] = {"scale", "shift", "track_running_stats",
+                                               "track_running_stats"};
 inline constexpr const char* counter_name = "num_batches_tracked";
 inline constexpr double largest_counter = 0x1p53;  // a double holds each whole number up to this
 
@@ -70,7 +77,8 @@ void check_numbers(const std::string& key, const Eigen::VectorXd& v, bool is_var
   if (v.size() != 1) refuse_state(key, {"expected one number, got ", v.size()});
   const bool counts = is_finite(v[0]) && v[0] >= 0 && v[0] <= largest_counter;
   if (!counts || v[0] != std::floor(v[0]))
-    refuse_state(key, {"expected a count of batches, got ", v[0]});
+    refuse_state(key, {"expected a count of batches, got ", v[0],
+                       ": federated.hpp averages the states of several layers"});
   return static_cast<std::int64_t>(v[0]);
 }
 /// The vectors of a state that a layer takes, and its counter.
@@ -78,9 +86,20 @@ struct FoundState {
   std::array<const Eigen::VectorXd*, 4> vectors{};
   std::int64_t counter = 0;
 };
+/// Throws unless all entries that the options switch on were found.
+inline void check_complete(const std::array<bool, 4>& on, const FoundState& found,
+                           const std::string& prefix) {
+  for (std::size_t k = 0; k < 4; ++k) {
+    const auto& [a, b, c] = state_names[k];
+    if (on[k] && !found.vectors[k])
+      refuse_state(prefix + a, {"expected it (or ", b, ", or ", c, "), got no such entry",
+                                k < 2 ? ": switch Options::" : "", k < 2 ? option_names[k] : "",
+                                k < 2 ? " off if the model has none" : ""});
+  }
+}
 template <class Param>
 [[nodiscard]] FoundState find_state(const Options& options, Index channels, const StateDict& state,
-                                    const std::string& prefix) {
+                                    const std::string& prefix, SwitchedOff off) {
   const std::array<bool, 4> on = switched_on(options);
   FoundState found;
   for (auto it = state.lower_bound(prefix); it != state.end(); ++it) {
@@ -88,26 +107,27 @@ template <class Param>
     if (key.compare(0, prefix.size(), prefix) != 0) break;
     const std::string name = key.substr(prefix.size());
     if (name == counter_name) {
+      if (!on[3] && off == SwitchedOff::ignore) continue;
       if (!on[3]) refuse_state(key, {"expected no counter, for the layer tracks no statistics"});
       found.counter = checked_counter(key, values);
       continue;
     }
     std::size_t k = 0;
     while (k < 4 && std::count(state_names[k].begin(), state_names[k].end(), name) == 0) ++k;
+    if (k == 4 && !prefix.empty() && !name.empty() && (name[0] == '.' || name[0] == '/'))
+      refuse_state(key, {"expected the prefix ", prefix + name[0], ", got ", prefix});
     if (k == 4) refuse_state(key, {"expected an entry of a batch-norm layer, got an unknown one"});
+    if (!on[k] && off == SwitchedOff::ignore) continue;
     if (!on[k])
-      refuse_state(key, {"expected no such entry, for the layer's options switch it off"});
+      refuse_state(key, {"expected no such entry, for Options::", option_names[k],
+                         " is off: switch it on, or pass SwitchedOff::ignore"});
     if (found.vectors[k]) refuse_state(key, {"expected it once, got it by another name too"});
     if (values.size() != channels)
       refuse_state(key, {"expected ", channels, " numbers, got ", values.size()});
     check_numbers<Param>(key, values, k == 3);
     found.vectors[k] = &values;
   }
-  for (std::size_t k = 0; k < 4; ++k) {
-    const auto& [a, b, c] = state_names[k];
-    if (on[k] && !found.vectors[k])
-      refuse_state(prefix + a, {"expected it (or ", b, ", or ", c, "), got no such entry"});
-  }
+  check_complete(on, found, prefix);
   return found;
 }
 
@@ -137,14 +157,15 @@ template <class Scalar, int spatial>
 }
 
 /// Gives the layer the state whose names start with `prefix`, in PyTorch's, Keras's or Flax's
-/// names. Entries without the prefix are ignored. A missing counter is 0. Throws
-/// std::invalid_argument, which names the entry, if an entry is missing, unknown, of wrong length
-/// or not finite, or if a variance or the counter is negative. Then the layer does not change.
+/// names. Entries without the prefix are ignored, and so are, by SwitchedOff::ignore, those that the
+/// layer's options switch off. A missing counter is 0. Throws std::invalid_argument, which names the
+/// entry, if an entry is missing, unknown, switched off, of wrong length or not finite, or if a
+/// variance or the counter is negative. Then the layer does not change.
 template <class Scalar, int spatial>
 void load_state_dict(BatchNorm<Scalar, spatial>& bn, const StateDict& state,
-                     const std::string& prefix = "") {
+                     const std::string& prefix = "", SwitchedOff off = SwitchedOff::reject) {
   using Param = typename BatchNorm<Scalar, spatial>::Param;
-  const auto found = detail::find_state<Param>(bn.options(), bn.num_features(), state, prefix);
+  const auto found = detail::find_state<Param>(bn.options(), bn.num_features(), state, prefix, off);
   bn.reset_running_stats();  // which also forgets the batches that were skipped
   for (std::size_t k = 0; k < 4; ++k) {
     if (found.vectors[k]) *detail::vectors_of(bn)[k] = found.vectors[k]->template cast<Param>();

@@ -2,6 +2,7 @@
 // A layer's state by PyTorch's, Keras's and Flax's names, and what is refused.
 
 #include <batchnorm/batchnorm.hpp>
+#include <batchnorm/federated.hpp>
 #include <batchnorm/state.hpp>
 #include <limits>
 #include <stdexcept>
@@ -13,13 +14,16 @@
 using batchnorm::BatchNorm1d;
 using batchnorm::BatchNorm2d;
 using batchnorm::BatchNorm3d;
+using batchnorm::federated_average;
 using batchnorm::load_state_dict;
 using batchnorm::Momentum;
 using batchnorm::Names;
 using batchnorm::Options;
 using batchnorm::state_dict;
 using batchnorm::StateDict;
+using batchnorm::SwitchedOff;
 using testing::check_refused;
+using testing::check_throws;
 
 namespace {
 
@@ -140,7 +144,7 @@ TEST_CASE("entries that options switch off are neither written nor taken", "[sta
   BatchNorm1d<float> shifting(2, options);
   CHECK(state_dict(shifting).count("weight") == 0);
   CHECK(state_dict(shifting).size() == 4);
-  check_refused_state(state_of_two(), "weight: expected no such entry, for the layer's options",
+  check_refused_state(state_of_two(), "weight: expected no such entry, for Options::scale is off",
                       options);
   StateDict state = state_of_two();
   state.erase("weight");
@@ -157,12 +161,102 @@ TEST_CASE("entries that options switch off are neither written nor taken", "[sta
                       options);
 }
 
+TEST_CASE("entries that options switch off are ignored, if asked to", "[state]") {
+  Options options;
+  options.scale = false;
+  BatchNorm1d<float> shifting(2, options);
+  load_state_dict(shifting, state_of_two(), "", SwitchedOff::ignore);
+  CHECK(shifting.beta() == Eigen::Vector2f(0.25f, 3));
+  CHECK(shifting.running_mean() == Eigen::Vector2f(-1, 7));
+  CHECK(shifting.num_batches_tracked() == 12);
+
+  options.shift = options.track_running_stats = false;
+  BatchNorm1d<float> bare(2, options);
+  load_state_dict(bare, state_of_two(), "", SwitchedOff::ignore);
+  CHECK(state_dict(bare).empty());
+}
+
+TEST_CASE("a prefix without its dot is refused, and the message has the dot", "[state]") {
+  BatchNorm1d<float> bn(2);
+  check_refused<std::invalid_argument>(
+      bn, {"net.1.bias: expected the prefix net.1., got net.1"},
+      [&] { load_state_dict(bn, state_of_two("net.1."), "net.1"); });
+  check_refused<std::invalid_argument>(bn, {"expected the prefix net/1/, got net/1"}, [&] {
+    load_state_dict(bn, state_of_two("net/1/"), "net/1");
+  });
+}
+
+TEST_CASE("the federated average merges statistics, and a layer takes it", "[state]") {
+  // Client a has 30 samples, b has 10: shares of 0.75 and 0.25.
+  const StateDict a = {{"bn.weight", vector({1, 2})},           {"bn.bias", vector({0, 4})},
+                       {"bn.running_mean", vector({0, 10})},    {"bn.running_var", vector({1, 2})},
+                       {"bn.num_batches_tracked", vector({3})}, {"conv.weight", vector({8})}};
+  const StateDict b = {{"bn.weight", vector({5, 2})},           {"bn.bias", vector({4, 0})},
+                       {"bn.running_mean", vector({4, 10})},    {"bn.running_var", vector({5, 6})},
+                       {"bn.num_batches_tracked", vector({4})}, {"conv.weight", vector({0})}};
+  const StateDict average = federated_average({a, b}, {30, 10});
+  CHECK(average.size() == 6);
+  CHECK(average.at("bn.weight") == vector({2, 2}));
+  CHECK(average.at("bn.bias") == vector({1, 3}));
+  CHECK(average.at("bn.running_mean") == vector({1, 10}));
+  // 0.75 * (1 + (0 - 1)^2) + 0.25 * (5 + (4 - 1)^2) = 5;  0.75 * 2 + 0.25 * 6 = 3
+  CHECK(average.at("bn.running_var") == vector({5, 3}));
+  CHECK(average.at("bn.num_batches_tracked") == vector({7}));
+  CHECK(average.at("conv.weight") == vector({6}));
+  BatchNorm1d<float> bn(2);
+  load_state_dict(bn, average, "bn.");
+  CHECK(bn.running_var() == Eigen::Vector2f(5, 3));
+  CHECK(bn.num_batches_tracked() == 7);
+}
+
+TEST_CASE("the federated average knows Keras's and Flax's variances, and no others", "[state]") {
+  const auto state = [&](double mean) {
+    return StateDict{{"moving_mean", vector({mean})},
+                     {"moving_variance", vector({1})},
+                     {"bn/mean", vector({mean})},
+                     {"bn/var", vector({1})},
+                     {"other.var", vector({1})}};
+  };
+  const StateDict average = federated_average({state(-2), state(2)}, {1, 1});
+  CHECK(average.at("moving_variance") == vector({5}));  // 1 + 2^2
+  CHECK(average.at("bn/var") == vector({5}));
+  CHECK(average.at("other.var") == vector({1}));  // no mean beside it
+}
+
+TEST_CASE("states that do not match are not averaged", "[state]") {
+  const StateDict a = state_of_two();
+  StateDict longer = a, renamed = a, fewer = a;
+  longer.at("weight") = vector({1, 2, 3});
+  renamed.erase("bias");
+  renamed["gamma"] = vector({1, 2});
+  fewer.erase("bias");
+  const auto check = [](const std::vector<StateDict>& states, const std::vector<double>& samples,
+                        const std::string& expected) {
+    const auto call = [&] { static_cast<void>(federated_average(states, samples)); };
+    check_throws<std::invalid_argument>({"[federated_average] expected " + expected}, call);
+  };
+  check({a, longer}, {1, 1}, "2 numbers in weight, got 3 in state 1");
+  check({a, renamed}, {1, 1}, "the same entries in all states");
+  check({a, fewer}, {1, 1}, "the same entries in all states");
+  check({fewer, a}, {1, 1}, "the same entries in all states");
+  check({}, {}, "samples for each of at least 1 state");
+  check({a, a}, {1}, "samples for each of at least 1 state, got 1 for 2 states");
+  check({a, a}, {0, 0}, "a finite number of samples");
+  check({a, a}, {2, -1}, "samples of at least 0, got -1");
+  check({a}, {std::numeric_limits<double>::quiet_NaN()}, "samples of at least 0, got nan");
+}
+
 TEST_CASE("a missing entry is refused by its name, but for the counter", "[state]") {
   for (const char* name : {"weight", "bias", "running_mean", "running_var"}) {
     StateDict state = state_of_two();
     state.erase(name);
     check_refused_state(state, std::string(name) + ": expected it (or ");
   }
+  StateDict no_gamma = state_of_two();
+  no_gamma.erase("weight");
+  check_refused_state(no_gamma,
+                      "weight: expected it (or gamma, or scale), got no such entry: switch "
+                      "Options::scale off if the model has none");
   StateDict state = state_of_two();
   state.erase("num_batches_tracked");
   BatchNorm1d<float> bn(2);
@@ -195,7 +289,8 @@ TEST_CASE("what cannot be a layer's state is refused by its name", "[state]") {
       with("running_var", {1, -0.5}),
       "running_var: expected variances in the layer's range, got -0.5 in channel 1");
   check_refused_state(with("num_batches_tracked", {-1}), "num_batches_tracked: expected a count");
-  check_refused_state(with("num_batches_tracked", {0.5}), "num_batches_tracked: expected a count");
+  check_refused_state(with("num_batches_tracked", {0.5}),
+                      "num_batches_tracked: expected a count of batches, got 0.5: federated.hpp");
   check_refused_state(with("num_batches_tracked", {1e300}),
                       "num_batches_tracked: expected a count");
   check_refused_state(with("num_batches_tracked", {nan}), "num_batches_tracked: expected a count");
