@@ -18,7 +18,7 @@ build_and_test() {
   shift
   mkdir -p "$build"
   if ! cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og \
-      -DBATCHNORM_LONG_TESTS_FLAGS=-O2 -DBATCHNORM_TESTS=ON -DBATCHNORM_WERROR=ON "$@" >"$build/configure.log" 2>&1; then
+      -DBATCHNORM_LONG_TESTS_FLAGS=-O2 -DBATCHNORM_TESTS=ON -DBATCHNORM_WERROR=ON -DBATCHNORM_COMPILED=ON "$@" >"$build/configure.log" 2>&1; then
     cat "$build/configure.log" >&2
     return 1
   fi

@@ -177,7 +177,12 @@ BATCHNORM_AVX2 inline void half_words_to_floats(const HalfWords<8>& bits, Floats
   to = reinterpret_cast<Floats<8>>(__builtin_ia32_pmovzxwd256(shorts) << 16);
 }
 #endif
-/// A bfloat16 is the upper half of a float.
+/// A bfloat16 is the upper half of a float. That is the second of its halves in memory, or the first.
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+inline constexpr std::size_t upper_half = 0;
+#else
+inline constexpr std::size_t upper_half = 1;
+#endif
 template <class Isa, std::size_t count, std::size_t... L>
 BATCHNORM_INLINE void read_floats(const Eigen::bfloat16* from, Floats<count>& to,
                                   std::index_sequence<L...>) {
@@ -199,7 +204,7 @@ BATCHNORM_INLINE void read_floats(const Eigen::bfloat16* from, Floats<count>& to
 #if defined(__clang__) || __GNUC__ >= 12
   constexpr HalfWords<count> zeros{};
   to = reinterpret_cast<Floats<count>>(
-      __builtin_shufflevector(zeros, bits, (L % 2 == 0 ? 0 : count + L / 2)...));
+      __builtin_shufflevector(zeros, bits, (L % 2 == upper_half ? count + L / 2 : 0)...));
 #else
   to = reinterpret_cast<Floats<count>>(__builtin_convertvector(bits, Words<count>) << 16);
 #endif
@@ -213,7 +218,7 @@ BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to,
   const Words<count> rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
 #if defined(__clang__) || __GNUC__ >= 12
   const auto halves = reinterpret_cast<HalfWords<2 * count>>(rounded);
-  to = __builtin_shufflevector(halves, halves, (2 * L + 1)...);
+  to = __builtin_shufflevector(halves, halves, (2 * L + upper_half)...);
 #else
   to = __builtin_convertvector(rounded >> 16, HalfWords<count>);
 #endif
@@ -254,10 +259,11 @@ BATCHNORM_INLINE void read_floats(const Eigen::half* from, Floats<count>& to,
 #if defined(BATCHNORM_AVX2)
   if constexpr (Isa::has_f16c && count >= 4) return halves_to_floats(from, to);
 #elif defined(__aarch64__)
-  if constexpr (count == 4) {
-    to = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(from))));
-    return;
-  }
+  std::uint16_t padded[4] = {};
+  std::memcpy(padded, from, count * sizeof(std::uint16_t));
+  const float32x4_t floats4 = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(padded)));
+  std::memcpy(&to, &floats4, sizeof to);
+  return;
 #endif
   float floats[count];
   for (std::size_t l = 0; l < count; ++l) floats[l] = static_cast<float>(from[l]);
