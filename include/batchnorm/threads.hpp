@@ -17,8 +17,7 @@ struct Pool {
   const void* device;
   int threads;
   int (*number)(const void* device);  // the calling thread's in the pool, or -1
-  void (*start)(const void* device,
-                class Crew* crew);  // calls crew->help() on a thread of the pool
+  void (*start)(const void* device, class Crew* crew);  // calls crew->help() on one of its threads
 };
 
 /// The tasks of one caller, and the pool's threads that help with them. Waking a thread can take
@@ -44,11 +43,15 @@ class Crew {
   /// caches may still hold the values. Then it takes tasks from the other shares.
   static void run(Crew& crew, void (*call)(const void*, Index), const void* body, Index tasks,
                   Index threads) {
-    crew.call_ = call, crew.body_ = body, crew.tasks_ = tasks, crew.threads_ = threads;
+    crew.call_ = call;
+    crew.body_ = body;
+    crew.tasks_ = tasks;
+    crew.threads_ = threads;
     for (Share& share : crew.shares_) share.taken.store(0, std::memory_order_relaxed);
     crew.inside_.store(0, std::memory_order_release);
     for (Index h = crew.starting_; h < threads - 1; ++h) {
-      ++crew.starting_, ++crew.owners_;
+      ++crew.starting_;
+      ++crew.owners_;
       crew.pool_.start(crew.pool_.device, &crew);
     }
     crew.work(0);

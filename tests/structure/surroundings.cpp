@@ -2,6 +2,7 @@
 // All headers, and a layer of each scalar, in what users' programs may put around them: macros of
 // other headers, and the warnings that some projects treat as errors. It is compiled, not run.
 
+#define EIGEN_USE_THREADS
 #if defined(MIN_AND_MAX_ARE_MACROS)  // as after windows.h, where Eigen was included before
 #include <condition_variable>
 #include <filesystem>
@@ -40,9 +41,11 @@
 template <class Scalar>
 struct Use {
   using X = Eigen::Tensor<Scalar, 4, Eigen::RowMajor>;
-  static X all(batchnorm::BatchNorm2d<Scalar>& layer, const X& x) {
+  static X all(batchnorm::BatchNorm2d<Scalar>& layer, const X& x,
+               const Eigen::ThreadPoolDevice* device) {
     const X y = layer.forward(x), z = layer.infer(x), folded = layer.folded().apply(x);
     batchnorm::load_state_dict(layer, batchnorm::state_dict(layer));
+    layer.set_device(device);
     return layer.backward(x, X(y + z + folded));
   }
 };
