@@ -15,6 +15,7 @@ EVERYWHERE=ON sh "$root/tests/run.sh" --all
 "$root/build/tests/tests/accuracy_search_test" "[.release]"
 "$root/build/tests/tests/huge_test" "[.release]"
 sh "$root/tests/memory.sh"
+sh "$root/tests/platforms.sh"
 sh "$root/tests/coverage.sh"
 sh "$root/tests/accuracy/run.sh"
 sh "$root/tests/fuzz/run.sh" 600

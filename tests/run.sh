@@ -77,6 +77,10 @@ else
   fi
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
+  without=$compiling
+  also "The core over Eigen's packets, as for MSVC" "" \
+    build_and_test tests-packets -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=OFF \
+    "-DCMAKE_CXX_FLAGS=-DBATCHNORM_USE_PACKETS -Wno-ignored-attributes"
   # -O0, because clang compiles the sanitizers' checks four times as fast as at -Og. The README's blocks
   # and the consumers do not know the sanitizers: g++ has compiled them.
   without='^(install|consumer|readme)'

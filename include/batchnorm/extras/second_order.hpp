@@ -85,10 +85,9 @@ template <class Scalar, int spatial, class X, class Dy, class V>
   const detail::Shape in_x = detail::shape_of(x_values), in_dy = detail::shape_of(dy_values),
                       in_v = detail::shape_of(v_values);
   layer.core().check_saved(where, saved, in_x);
-  if (in_dy != in_x || in_v != in_x) {
+  if (in_dy != in_x || in_v != in_x)
     where.invalid({"expected x, dy and v of the forward's shape ", saved.shape.text(), ", got ",
                    in_x.text(), ", ", in_dy.text(), " and ", in_v.text()});
-  }
   SecondGradients<typename detail::Argument<X>::Plain> result{
       detail::like(x_values), detail::like(x_values), Eigen::VectorXd::Zero(channels)};
   const auto f = [&](const detail::Shape&, const auto& at_x, const auto&... views) {
