@@ -77,8 +77,8 @@ else
   fi
   also "Golden numbers, made again" python3-torch \
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
-  # -O0, because clang compiles the sanitizers' checks four times as fast as at -Og. The README's blocks
-  # and the consumers do not know the sanitizers: g++ has compiled them.
+  # -O0, because clang compiles the sanitizers' checks four times as fast as at -Og. The documents'
+  # blocks and the consumers do not know the sanitizers: g++ has compiled them.
   without='^(install|consumer|readme)'
   also "The core with clang, the address and the undefined behaviour sanitizer" \
     "clang libclang-rt-dev" \
