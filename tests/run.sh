@@ -81,8 +81,8 @@ else
   also "The core over Eigen's packets, as for MSVC" "" \
     build_and_test tests-packets -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=OFF \
     "-DCMAKE_CXX_FLAGS=-DBATCHNORM_USE_PACKETS -Wno-ignored-attributes"
-  # -O0, because clang compiles the sanitizers' checks four times as fast as at -Og. The README's blocks
-  # and the consumers do not know the sanitizers: g++ has compiled them.
+  # -O0, because clang compiles the sanitizers' checks four times as fast as at -Og. The documents'
+  # blocks and the consumers do not know the sanitizers: g++ has compiled them.
   without='^(install|consumer|readme)'
   also "The core with clang, the address and the undefined behaviour sanitizer" \
     "clang libclang-rt-dev" \

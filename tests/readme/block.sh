@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-# block.sh README NUMBER COMPILE...: extracts the README's C++ block of that number, counted from 1,
-# compiles and runs it, and compares what it prints. The rules, for who writes the README:
+# block.sh DOCUMENT NUMBER NAME COMPILE...: extracts the document's C++ block of that number, counted
+# from 1, compiles and runs it, and compares what it prints. It works in files NAME.* of the current
+# folder. The rules, for authors of the documents:
 # - A block starts with ```cpp and has to compile. Other fences (```sh, ```cmake) are not looked at.
 # - What it prints is compared with the first ```text block between it and the next C++ block, if any.
 # - A block with `int main` is a program. Any other is a fragment: its lines that start with # go to
@@ -8,9 +9,8 @@
 #   its own of these names.
 # - A block that holds "C++20" is compiled as that, the others as C++17.
 set -eu
-readme=$1 number=$2
-shift 2
-name=readme-block-$number
+document=$1 number=$2 name=$3
+shift 3
 
 # Lines of the number-th C++ block, or of the text block after it.
 extract() {
@@ -24,7 +24,7 @@ extract() {
       next
     }
     inside && kind == wanted && block == number && (wanted == "cpp" || texts == 1)
-  ' "$readme"
+  ' "$document"
 }
 
 prelude='
