@@ -93,6 +93,19 @@ TEST_CASE("outliers where a sum or a block starts do no harm", "[accuracy]") {
   }
 }
 
+TEST_CASE("a gamma of any size adds to the error of y what the center lost, and no more",
+          "[accuracy]") {
+  // The exact mean is 0, and so is the exact y of the last value; sums have 1e9 and 1e-7 in them.
+  for (const float gamma : {1.0f, 1e9f, 1e12f}) {
+    Data data;
+    data.x = {1.2345678e9f, -1.2345678e9f, 1.1e-7f, -1.1e-7f, 0};
+    data.dy = {0, 0, 0, 0, 0};
+    data.gamma = gamma;
+    INFO("gamma " << gamma);
+    CHECK(errors_of(data, layouts[0]).y <= 1);
+  }
+}
+
 TEST_CASE("equal gradients, whose roundings do not cancel, sum up within the promise",
           "[accuracy]") {
   testing::Random random(4);
