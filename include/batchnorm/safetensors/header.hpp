@@ -55,6 +55,24 @@ inline void check_size(const InFile& file, const std::string& name, const Safete
                shape_text(entry.extents), ", got ", entry.end - entry.begin});
 }
 
+/// Throws unless the number of elements, and that of bytes if the dtype's size is known, is an Index.
+[[nodiscard]] inline std::vector<Eigen::Index> parse_shape(const InFile& file,
+                                                           const std::string& name,
+                                                           const nlohmann::json& json,
+                                                           const std::string& dtype) {
+  constexpr std::uint64_t largest = (std::numeric_limits<Eigen::Index>::max)();
+  // How many elements the axes that are left may have.
+  std::uint64_t most = largest / (std::max<std::uint64_t>)(bytes_of_dtype(dtype), 1);
+  std::vector<Eigen::Index> extents;
+  for (const auto& v : json) {
+    const auto extent = v.get<std::uint64_t>();
+    if (extent > most)
+      file.refuse({name, ": expected a shape that fits a file, got ", json.dump()});
+    most /= (std::max<std::uint64_t>)(extent, 1);
+    extents.push_back(static_cast<Eigen::Index>(extent));
+  }
+  return extents;
+}
 [[nodiscard]] inline SafetensorsEntry parse_entry(const InFile& file, const std::string& name,
                                                   const nlohmann::json& json,
                                                   std::uint64_t data_size) {
@@ -75,16 +93,7 @@ inline void check_size(const InFile& file, const std::string& name, const Safete
     file.refuse({name, ": expected offsets within the ", data_size, " bytes of data, got ",
                  std::to_string(entry.begin), " to ", std::to_string(entry.end)});
   }
-  constexpr std::uint64_t largest = (std::numeric_limits<Eigen::Index>::max)();
-  // How many elements the axes that are left may have.
-  std::uint64_t most = largest / (std::max<std::uint64_t>)(bytes_of_dtype(entry.dtype), 1);
-  for (const auto& v : json["shape"]) {
-    const auto extent = v.get<std::uint64_t>();
-    if (extent > most)
-      file.refuse({name, ": expected a shape that fits a file, got ", json["shape"].dump()});
-    most /= (std::max<std::uint64_t>)(extent, 1);
-    entry.extents.push_back(static_cast<Eigen::Index>(extent));
-  }
+  entry.extents = parse_shape(file, name, json["shape"], entry.dtype);
   check_size(file, name, entry);
   return entry;
 }
