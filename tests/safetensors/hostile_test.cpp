@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Files that lie: each is an error, found without reading outside of it and without taking memory
-// for what it does not hold. The sanitizers watch these tests too.
+// for what it does not hold. The sanitizers watch these tests too. Last, the memory of good files.
 
 #include <batchnorm/batchnorm.hpp>
 #include <batchnorm/safetensors.hpp>
@@ -150,14 +150,24 @@ TEST_CASE("shapes that do not fit their bytes are errors", "[hostile]") {
   }
 }
 
-TEST_CASE("a dtype that is unknown is an error, and one that is not read when it is asked for",
-          "[hostile]") {
-  check_hostile(safetensors("{" + entry("a", "F31", "[2]", "[0,8]") + "}", std::string(8, '\0')),
-                "a: expected a dtype, got F31");
-  check_hostile(safetensors("{" + entry("a", "", "[2]", "[0,8]") + "}", std::string(8, '\0')),
-                "a: expected a dtype, got ");
-  check_hostile(safetensors("{" + entry("a", "I32", "[2]", "[0,8]") + "}", std::string(8, '\0')),
-                "a: expected dtype F64, F32, F16, BF16 or I64, got I32");
+TEST_CASE("a dtype that is not read is an error when its tensor is asked for", "[hostile]") {
+  const std::string numbers =
+      "a: expected dtype F64, F32, F16, BF16, I8 to I64, U8 to U64 or BOOL, got ";
+  for (const char* dtype : {"F31", "", "C64", "F4", "F8_E4M3"}) {
+    const std::string shape = std::string(dtype) == "F8_E4M3" ? "[8]" : "[1]";
+    check_hostile(safetensors("{" + entry("a", dtype, shape, "[0,8]") + "}", std::string(8, '\0')),
+                  numbers + dtype + ", which bytes() reads");
+  }
+}
+
+TEST_CASE("a shape of an unknown dtype has to fit a file too", "[hostile]") {
+  for (const char* shape :
+       {"[9223372036854775807,2]", "[0,9223372036854775807,2]", "[18446744073709551615]"}) {
+    check_hostile(safetensors("{" + entry("a", "F4", shape, "[0,8]") + "}", std::string(8, '\0')),
+                  "a: expected a shape that fits a file");
+  }
+  check_hostile(safetensors("{" + entry("a", "F4", "[16]", "[0,9]") + "}", std::string(8, '\0')),
+                "a: expected offsets within the 8 bytes of data");
 }
 
 TEST_CASE("a key that comes twice is an error, at every depth", "[hostile]") {
@@ -210,4 +220,23 @@ TEST_CASE("deep JSON is an error, at any depth", "[hostile]") {
     check_hostile(safetensors(R"({"a":{"shape":)" + lists, ""),
                   "expected lists of numbers in the header, got them nested");
   }
+}
+
+TEST_CASE("writing and reading take memory for a piece, not for the tensors", "[hostile]") {
+  const Folder folder("memory");
+  Eigen::MatrixXf columns = Eigen::MatrixXf::Ones(1000, 1000);
+  Eigen::Tensor<double, 3> tensor(100, 100, 100);
+  tensor.setConstant(2);
+  batchnorm::SafetensorsBytes bytes{"F8_E8M0", {1000000}, std::vector<unsigned char>(1000000)};
+  testing::largest_allocation = 0;
+  batchnorm::SafetensorsWriter()
+      .add("m", columns)
+      .add("t", tensor)
+      .add("b", bytes)
+      .write(folder / "f");
+  CHECK(testing::largest_allocation < 200'000);
+  SafetensorsReader file(folder / "f");
+  testing::largest_allocation = 0;
+  CHECK(file.matrix<std::uint8_t>("m")(999, 999) == 1);
+  if (testing::counts_allocations) CHECK(testing::largest_allocation < 1'200'000);
 }

@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "batchnorm/safetensors/format.hpp"
+
+// The header of a safetensors file: JSON that lists its tensors, and metadata. What is checked of
+// every entry is what keeps reads within the file; a dtype matters only when its tensor is read.
+namespace batchnorm::detail {
+
+struct SafetensorsHeader {
+  std::map<std::string, SafetensorsEntry> entries;
+  std::map<std::string, std::string> metadata;
+};
+
+/// Parses JSON of three levels in which no key comes twice: nlohmann-json would keep the last.
+[[nodiscard]] inline nlohmann::json parse_json(const InFile& file, const std::string& text) {
+  using nlohmann::json;
+  constexpr int deepest = 3;                // the file's object, a tensor's object, its lists
+  std::set<std::string> keys[deepest + 1];  // of the object at each depth that is being read
+  const auto check = [&](int depth, json::parse_event_t event, json& key) {
+    const bool opens =
+        event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
+    if (opens && depth >= deepest)
+      file.refuse({"expected lists of numbers in the header, got them nested"});
+    if (opens) keys[depth + 1].clear();
+    if (event == json::parse_event_t::key && !keys[depth].insert(key.get<std::string>()).second)
+      file.refuse({"expected each key once in the header, got ", key.get<std::string>(), " again"});
+    return true;
+  };
+  if (text.empty() || text[0] != '{') file.refuse({"expected a header that starts with {"});
+  if (text.find('\0') != text.npos) file.refuse({"expected a header of text, got a zero in it"});
+  json all = json::parse(text, check, false);
+  if (!all.is_object()) file.refuse({"expected a header of JSON, got what is none"});
+  return all;
+}
+
+/// Throws unless an entry has the bytes of its shape, where the size of the dtype is known.
+inline void check_size(const InFile& file, const std::string& name, const SafetensorsEntry& entry) {
+  std::uint64_t bytes = bytes_of_dtype(entry.dtype);
+  if (bytes == 0) return;
+  for (const Eigen::Index extent : entry.extents) bytes *= static_cast<std::uint64_t>(extent);
+  if (bytes == entry.end - entry.begin) return;
+  file.refuse({name, ": expected ", bytes, " bytes for ", entry.dtype, " of ",
+               shape_text(entry.extents), ", got ", entry.end - entry.begin});
+}
+
+/// Throws unless the number of elements, and that of bytes if the dtype's size is known, is an Index.
+[[nodiscard]] inline std::vector<Eigen::Index> parse_shape(const InFile& file,
+                                                           const std::string& name,
+                                                           const nlohmann::json& json,
+                                                           const std::string& dtype) {
+  constexpr std::uint64_t largest = (std::numeric_limits<Eigen::Index>::max)();
+  // How many elements the axes that are left may have.
+  std::uint64_t most = largest / (std::max<std::uint64_t>)(bytes_of_dtype(dtype), 1);
+  std::vector<Eigen::Index> extents;
+  for (const auto& v : json) {
+    const auto extent = v.get<std::uint64_t>();
+    if (extent > most)
+      file.refuse({name, ": expected a shape that fits a file, got ", json.dump()});
+    most /= (std::max<std::uint64_t>)(extent, 1);
+    extents.push_back(static_cast<Eigen::Index>(extent));
+  }
+  return extents;
+}
+[[nodiscard]] inline SafetensorsEntry parse_entry(const InFile& file, const std::string& name,
+                                                  const nlohmann::json& json,
+                                                  std::uint64_t data_size) {
+  const auto is_list = [&](const char* key) {
+    return json.contains(key) && json[key].is_array() &&
+           std::all_of(json[key].begin(), json[key].end(),
+                       [](const nlohmann::json& v) { return v.is_number_unsigned(); });
+  };
+  const bool is_entry = json.is_object() && json.size() == 3 && json.contains("dtype") &&
+                        json["dtype"].is_string() && is_list("shape") && is_list("data_offsets") &&
+                        json["data_offsets"].size() == 2;
+  if (!is_entry) file.refuse({name, ": expected dtype, shape and data_offsets of whole numbers"});
+  SafetensorsEntry entry;
+  entry.dtype = json["dtype"].get<std::string>();
+  entry.begin = json["data_offsets"][0].get<std::uint64_t>();
+  entry.end = json["data_offsets"][1].get<std::uint64_t>();
+  if (entry.begin > entry.end || entry.end > data_size) {
+    file.refuse({name, ": expected offsets within the ", data_size, " bytes of data, got ",
+                 std::to_string(entry.begin), " to ", std::to_string(entry.end)});
+  }
+  entry.extents = parse_shape(file, name, json["shape"], entry.dtype);
+  check_size(file, name, entry);
+  return entry;
+}
+
+/// Throws unless the tensors fill the data one after the other, without gaps and overlaps.
+inline void check_ranges(const InFile& file, const std::map<std::string, SafetensorsEntry>& entries,
+                         std::uint64_t data_size) {
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> ranges{{data_size, data_size}};
+  for (const auto& [name, entry] : entries) ranges.emplace_back(entry.begin, entry.end);
+  std::sort(ranges.begin(), ranges.end());
+  std::uint64_t end = 0;
+  for (const auto& range : ranges) {
+    if (range.first != end) {
+      file.refuse(
+          {"expected tensors that fill the data one after the other, got one that starts or ends "
+           "at ",
+           range.first, " where another ends at ", end});
+    }
+    end = range.second;
+  }
+}
+
+[[nodiscard]] inline SafetensorsHeader parse_header(const InFile& file, const std::string& text,
+                                                    std::uint64_t data_size) {
+  SafetensorsHeader header;
+  const nlohmann::json all = parse_json(file, text);
+  for (const auto& [name, value] : all.items()) {
+    if (name != "__metadata__") {
+      header.entries[name] = parse_entry(file, name, value, data_size);
+      continue;
+    }
+    if (!value.is_object()) file.refuse({"expected metadata of texts by name"});
+    for (const auto& [key, words] : value.items()) {
+      if (!words.is_string()) file.refuse({"expected metadata of texts, got no text for ", key});
+      header.metadata[key] = words.get<std::string>();
+    }
+  }
+  check_ranges(file, header.entries, data_size);
+  return header;
+}
+
+}  // namespace batchnorm::detail

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <string>
+#include <type_traits>
+#include <unsupported/Eigen/CXX11/Tensor>
+#include <utility>
+#include <vector>
+
+#include "batchnorm/layer.hpp"
+#include "batchnorm/safetensors/header.hpp"
+#include "batchnorm/safetensors/layers.hpp"
+#include "batchnorm/safetensors/metadata.hpp"
+#include "batchnorm/state.hpp"
+
+namespace batchnorm {
+
+/// A safetensors file, open for reading. The constructor checks that all tensors lie within the
+/// file and do not overlap. The other members read numbers when they are called.
+class SafetensorsReader {
+ public:
+  explicit SafetensorsReader(std::filesystem::path path) : in_{std::move(path)} { open(); }
+
+  /// All tensors by name, with dtype and shape (extents), whether this library reads them or not.
+  [[nodiscard]] const std::map<std::string, SafetensorsEntry>& entries() const {
+    return header_.entries;
+  }
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const {
+    return header_.metadata;
+  }
+  /// The prefixes of all batch norms, for layer(prefix): "layer1.0.bn1." for example. A batch norm
+  /// is what has a mean and a variance of equal length, under the names of any framework, or what
+  /// this library wrote.
+  [[nodiscard]] std::vector<std::string> batch_norm_prefixes() const {
+    return detail::find_batch_norms(entries(), metadata());
+  }
+
+  // Tensors. -------------------------------------------------------------------------------------
+
+  /// A tensor of numbers of any dtype (not of complex, 8-bit or smaller floating point), rounded to
+  /// Scalar if Scalar has fewer digits. An integer Scalar cuts fractions off; numbers beyond its
+  /// range are refused. The rank must be the file's.
+  template <class Scalar, int rank>
+  [[nodiscard]] Eigen::Tensor<Scalar, rank, Eigen::RowMajor> tensor(const std::string& name) {
+    const SafetensorsEntry& entry = entry_of(name, rank);
+    std::array<Eigen::Index, static_cast<std::size_t>(rank)> extents{};
+    std::copy(entry.extents.begin(), entry.extents.end(), extents.begin());
+    Eigen::Tensor<Scalar, rank, Eigen::RowMajor> values(extents);
+    read<Scalar>(name, entry, [&](Eigen::Index first, const Scalar* v, Eigen::Index count) {
+      std::copy(v, v + count, values.data() + first);
+    });
+    return values;
+  }
+  /// The same of a tensor of rank 2, as a matrix. It is row-major unless `order` is
+  /// Eigen::ColMajor; rows and columns are the same in both.
+  template <class Scalar, int order = Eigen::RowMajor>
+  [[nodiscard]] Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order> matrix(
+      const std::string& name) {
+    const SafetensorsEntry& entry = entry_of(name, 2);
+    const Eigen::Index cols = entry.extents[1];
+    Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order> values(entry.extents[0], cols);
+    read<Scalar>(name, entry, [&](Eigen::Index first, const Scalar* v, Eigen::Index count) {
+      for (Eigen::Index i = first; i < first + count; ++i)
+        values(i / cols, i % cols) = v[i - first];
+    });
+    return values;
+  }
+  /// The same of a tensor of rank 1, as a column.
+  template <class Scalar>
+  [[nodiscard]] Eigen::Matrix<Scalar, Eigen::Dynamic, 1> vector(const std::string& name) {
+    const SafetensorsEntry& entry = entry_of(name, 1);
+    Eigen::Matrix<Scalar, Eigen::Dynamic, 1> values(entry.extents[0]);
+    read<Scalar>(name, entry, [&](Eigen::Index first, const Scalar* v, Eigen::Index count) {
+      std::copy(v, v + count, values.data() + first);
+    });
+    return values;
+  }
+  /// The bytes of a tensor of any dtype, for SafetensorsWriter::add().
+  [[nodiscard]] SafetensorsBytes bytes(const std::string& name);
+
+  // Layers. --------------------------------------------------------------------------------------
+
+  /// `others` with the file's eps, momentum and variance estimate, which the file must have.
+  [[nodiscard]] Options options(const std::string& prefix = "", Options others = {}) const;
+
+  /// A new layer with the file's options. It has gamma, beta and statistics if the file has them.
+  template <class Layer>
+  [[nodiscard]] Layer layer(const std::string& prefix = "") {
+    const detail::LayerEntries found = find(prefix);
+    Options o = options(prefix);
+    o.track_running_stats =
+        found.has(detail::StatePart::mean) || found.has(detail::StatePart::variance);
+    return layer<Layer>(prefix, o);
+  }
+  /// A new layer with the stated options. It has gamma and beta if the file has them. The file is
+  /// refused if it has one that Options::scale or Options::shift switches off, unless the caller
+  /// ignores it.
+  template <class Layer>
+  [[nodiscard]] Layer layer(const std::string& prefix, const Options& stated,
+                            IgnoreInFile ignored = IgnoreInFile::nothing) {
+    const detail::LayerEntries found = find(prefix);
+    detail::check_none_off(in_, stated, ignored, found);
+    Options o = stated;
+    o.scale = found.has(detail::StatePart::gamma) && !detail::ignores(ignored, 0);
+    o.shift = found.has(detail::StatePart::beta) && !detail::ignores(ignored, 1);
+    Layer bn(detail::channels_of(in_, header_, prefix, found), o);
+    load(bn, prefix, ignored);
+    return bn;
+  }
+  /// Gives an existing layer the state under a prefix. If that fails, the layer is unchanged. The
+  /// file must have what the layer's options switch on, and nothing else that is not ignored.
+  template <class Scalar, int spatial>
+  void load(BatchNorm<Scalar, spatial>& bn, const std::string& prefix = "",
+            IgnoreInFile ignored = IgnoreInFile::nothing) {
+    const detail::LayerEntries found = find(prefix);
+    detail::check_options_agree(in_, metadata(), prefix, bn.options());
+    detail::check_none_off(in_, bn.options(), ignored, found);
+    detail::check_all_on(in_, prefix, bn.options(), ignored, found);
+    load_state_dict(bn, state(prefix, ignored), prefix);
+  }
+  /// The state of the layer under a prefix, for load_state_dict. Names that load_state_dict does not
+  /// know become PyTorch's.
+  [[nodiscard]] StateDict state(const std::string& prefix = "",
+                                IgnoreInFile ignored = IgnoreInFile::nothing);
+
+ private:
+  static constexpr std::uint64_t largest_header = 100'000'000;  // the format's own limit
+
+  void open();
+  [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name) const;
+  [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name, int rank) const;
+  void read_bytes(const std::string& name, std::uint64_t from, char* to, std::size_t count);
+  /// Calls f(index of the first, numbers, count) for pieces of an entry, in the order of the file.
+  template <class Number, class F>
+  void read(const std::string& name, const SafetensorsEntry& entry, const F& f);
+
+  [[nodiscard]] detail::LayerEntries find(const std::string& prefix) const {
+    return detail::existing_layer(in_, header_, prefix);
+  }
+  [[nodiscard]] Eigen::VectorXd channel_numbers(const std::string& name);
+  [[nodiscard]] Eigen::VectorXd counter(const std::string& name);
+
+  detail::InFile in_;
+  std::ifstream file_;
+  std::uint64_t data_start_ = 0;
+  detail::SafetensorsHeader header_;
+};
+
+// The file. ---------------------------------------------------------------------------------------
+
+inline void SafetensorsReader::open() {
+  std::error_code error;
+  const std::uint64_t size = std::filesystem::file_size(in_.path, error);
+  if (error) in_.give_up({"expected a file to read, got: ", error.message()});
+  file_.open(in_.path, std::ios::binary);
+  if (!file_) in_.give_up({"expected a file that can be read"});
+  std::array<char, 8> length{};
+  if (size < length.size()) in_.refuse({"expected 8 bytes and a header, got ", size, " bytes"});
+  file_.read(length.data(), length.size());  // if this fails, so does the next read
+  const auto header_size = detail::get_bytes<std::uint64_t>(length.data());
+  if (header_size > size - length.size() || header_size > largest_header) {
+    in_.refuse({"expected a header within the file of ", size, " bytes, and up to ", largest_header,
+                ", got one of ", std::to_string(header_size)});
+  }
+  data_start_ = length.size() + header_size;
+  std::string header(static_cast<std::size_t>(header_size), '\0');
+  file_.read(header.data(), static_cast<std::streamsize>(header_size));
+  if (!file_) in_.give_up({"the header cannot be read"});  // GCOV_EXCL_BR_LINE: on a failing disk
+  header_ = detail::parse_header(in_, header, size - data_start_);
+}
+
+inline const SafetensorsEntry& SafetensorsReader::entry_of(const std::string& name) const {
+  const auto it = entries().find(name);
+  if (it == entries().end()) in_.refuse({name, ": expected it, got no such entry"});
+  return it->second;
+}
+inline const SafetensorsEntry& SafetensorsReader::entry_of(const std::string& name,
+                                                           int rank) const {
+  const SafetensorsEntry& entry = entry_of(name);
+  if (entry.extents.size() != static_cast<std::size_t>(rank))
+    in_.refuse({name, ": expected rank ", rank, ", got ", detail::shape_text(entry.extents)});
+  return entry;
+}
+
+inline void SafetensorsReader::read_bytes(const std::string& name, std::uint64_t from, char* to,
+                                          std::size_t count) {
+  file_.clear();
+  file_.seekg(static_cast<std::streamoff>(data_start_ + from));
+  if (!file_.read(to, static_cast<std::streamsize>(count))) in_.give_up({name, " cannot be read"});
+}
+inline SafetensorsBytes SafetensorsReader::bytes(const std::string& name) {
+  const SafetensorsEntry& entry = entry_of(name);
+  SafetensorsBytes all{entry.dtype, entry.extents, {}};
+  all.bytes.resize(static_cast<std::size_t>(entry.end - entry.begin));
+  read_bytes(name, entry.begin, reinterpret_cast<char*>(all.bytes.data()), all.bytes.size());
+  return all;
+}
+
+template <class Number, class F>
+void SafetensorsReader::read(const std::string& name, const SafetensorsEntry& entry, const F& f) {
+  const bool is_read = detail::with_dtype(entry.dtype, [&](auto element) {
+    using Element = decltype(element);
+    const std::uint64_t count = (entry.end - entry.begin) / sizeof(Element);
+    const std::uint64_t most = detail::piece_bytes / sizeof(Element);
+    std::vector<char> bytes(detail::piece_bytes);
+    Eigen::Matrix<Number, Eigen::Dynamic, 1> numbers(static_cast<Eigen::Index>(most));
+    for (std::uint64_t i = 0; i < count; i += most) {
+      const auto some = static_cast<std::size_t>((std::min)(most, count - i));
+      read_bytes(name, entry.begin + i * sizeof(Element), bytes.data(), some * sizeof(Element));
+      double misfit = 0;
+      if (!detail::decode<Element>(bytes.data(), some, numbers.data(), misfit)) {
+        const double beyond = std::ldexp(1.0, std::numeric_limits<Number>::digits);
+        const char* const from = std::is_signed_v<Number> ? "below " : "from 0 to below ";
+        in_.refuse({name, ": expected integers ", from, beyond, ", got ", misfit});
+      }
+      f(static_cast<Eigen::Index>(i), numbers.data(), static_cast<Eigen::Index>(some));
+    }
+  });
+  if (!is_read) {
+    in_.refuse({name, ": expected dtype ", detail::dtypes_of_numbers, ", got ", entry.dtype,
+                ", which bytes() reads"});
+  }
+}
+
+// Layers. -----------------------------------------------------------------------------------------
+
+inline Eigen::VectorXd SafetensorsReader::channel_numbers(const std::string& name) {
+  const SafetensorsEntry& entry = entry_of(name);
+  const std::string& type = entry.dtype;
+  if (type != "F64" && type != "F32" && type != "F16" && type != "BF16")
+    in_.refuse({name, ": expected dtype F64, F32, F16 or BF16, got ", type});
+  const Eigen::Index channels = detail::channels_of(entry);
+  if (channels == 0) {
+    in_.refuse(
+        {name, ": expected a number for each channel, got ", detail::shape_text(entry.extents)});
+  }
+  Eigen::VectorXd values(channels);
+  read<double>(name, entry, [&](Eigen::Index first, const double* v, Eigen::Index count) {
+    std::copy(v, v + count, values.data() + first);
+  });
+  return values;
+}
+/// A counter may have any dtype, as one that was cast with its whole layer, but must be whole.
+inline Eigen::VectorXd SafetensorsReader::counter(const std::string& name) {
+  const SafetensorsEntry& entry = entry_of(name);
+  if (detail::channels_of(entry) != 1)
+    in_.refuse({name, ": expected one number, got ", detail::shape_text(entry.extents)});
+  double v = 0;
+  read<double>(name, entry, [&](Eigen::Index, const double* number, Eigen::Index) { v = *number; });
+  const bool is_in_range = detail::is_finite(v) && v >= 0 && v <= detail::largest_counter;
+  if (!is_in_range || v != std::floor(v)) {
+    in_.refuse({name, ": expected a count of batches, a whole number from 0 to 2^53, got ", v, " (",
+                entry.dtype, "): write the counter as I64, or leave it out"});
+  }
+  return Eigen::VectorXd::Constant(1, v);
+}
+
+inline StateDict SafetensorsReader::state(const std::string& prefix, IgnoreInFile ignored) {
+  const detail::LayerEntries found = find(prefix);
+  StateDict state;
+  for (std::size_t k = 0; k < 4; ++k) {
+    const std::string& name = found.names[k];
+    if (name.empty() || detail::ignores(ignored, k)) continue;
+    const auto& known = detail::state_names[k];
+    const bool is_known =
+        std::any_of(known.begin(), known.end(), [&](const char* n) { return name == prefix + n; });
+    state[is_known ? name : prefix + known[0]] = channel_numbers(name);
+  }
+  const std::string& count = found.name(detail::StatePart::counter);
+  if (!count.empty()) state[prefix + detail::counter_name] = counter(count);
+  // load_state_dict refuses these by name.
+  for (const std::string& name : found.unknown) state[name] = channel_numbers(name);
+  return state;
+}
+
+inline Options SafetensorsReader::options(const std::string& prefix, Options others) const {
+  if (const char* const missing = detail::read_options(in_, metadata(), prefix, others)) {
+    in_.refuse({prefix, missing,
+                ": expected it in the file's metadata, got none: state options, as in "
+                "layer(prefix, Options::pytorch())"});
+  }
+  return others;
+}
+
+}  // namespace batchnorm

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+#if defined(_WIN32)
+#include <io.h>
+#elif __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
+#include "batchnorm/layer.hpp"
+#include "batchnorm/safetensors/metadata.hpp"
+#include "batchnorm/safetensors/row_major.hpp"
+#include "batchnorm/state.hpp"
+
+namespace batchnorm {
+
+/// Collects layers and tensors, and writes them to a file at once.
+///
+/// A tensor with a name is not copied. The writer refers to its memory until write() returns, so the
+/// tensor must live that long, and write() writes the values that it has then. The writer keeps
+/// temporaries and expressions itself: give it a tensor that does not live long enough by
+/// std::move(x). A layer's numbers are copied.
+class SafetensorsWriter {
+ public:
+  /// A layer's state, under names that start with `prefix`, and the options that results depend on.
+  template <class Scalar, int spatial>
+  SafetensorsWriter& add(const std::string& prefix, const BatchNorm<Scalar, spatial>& bn) {
+    using Layer = BatchNorm<Scalar, spatial>;
+    std::vector<Tensor> all;
+    for (const auto& [name, values] : state_dict(bn, prefix)) {
+      if (name == prefix + detail::counter_name) {
+        Eigen::Tensor<std::int64_t, 0> counter;
+        counter() = bn.num_batches_tracked();
+        all.push_back(tensor(name, std::move(counter)));
+      } else {
+        const auto cast = values.template cast<typename Layer::Param>();
+        all.push_back(tensor(name, typename Layer::Vector(cast)));
+      }
+    }
+    insert(std::move(all));
+    for (const auto& [key, value] : detail::metadata_of(prefix, bn.options()))
+      metadata_[key] = value;
+    return *this;
+  }
+  /// A vector, matrix or tensor of any rank and storage order. A row or a column is a tensor of rank
+  /// 1. The elements are written in row-major order.
+  template <class X, class = std::enable_if_t<detail::is_tensor<detail::Bare<X>> ||
+                                              detail::is_matrix<detail::Bare<X>>>>
+  SafetensorsWriter& add(const std::string& name, X&& x) {
+    insert({tensor(name, std::forward<X>(x))});
+    return *this;
+  }
+  /// A tensor of any dtype, as SafetensorsReader::bytes() returns it. Throws std::invalid_argument
+  /// if it does not have the bytes of its shape, where the size of the dtype is known.
+  SafetensorsWriter& add(const std::string& name, const SafetensorsBytes& x) {
+    insert({tensor(name, x)});
+    return *this;
+  }
+  SafetensorsWriter& add(const std::string& name, SafetensorsBytes&& x) {
+    const auto kept = std::make_shared<const SafetensorsBytes>(std::move(x));
+    insert({tensor(name, *kept, kept)});
+    return *this;
+  }
+  SafetensorsWriter& add_metadata(const std::string& key, const std::string& value) {
+    metadata_[key] = value;
+    return *this;
+  }
+
+  /// Writes a new file beside `path` and renames it, so that at any time there is either the whole
+  /// old file or the whole new one. If that fails, throws std::runtime_error and keeps the old
+  /// file. It needs memory for the header and a piece of 64 KB, not for the tensors.
+  void write(const std::filesystem::path& path) const;
+
+ private:
+  struct Tensor {
+    std::string name, dtype;
+    std::vector<Eigen::Index> extents;
+    detail::ElementsInMemory elements;
+    std::shared_ptr<const void> kept;  ///< has the elements, unless they are the caller's
+  };
+
+  template <class X>
+  [[nodiscard]] static Tensor tensor(const std::string& name, X&& x) {
+    using Bare = detail::Bare<X>;
+    using Argument = detail::Argument<Bare>;
+    Tensor t{name, detail::dtype_of<typename Argument::Scalar>(), {}, {}, nullptr};
+    if constexpr (Argument::is_direct && std::is_lvalue_reference_v<X>) {
+      t.elements = detail::in_memory(x);
+      t.extents = detail::file_shape(x);
+    } else {
+      const auto kept = std::make_shared<const typename Argument::Plain>(std::forward<X>(x));
+      t.elements = detail::in_memory(*kept);
+      t.extents = detail::file_shape(*kept);
+      t.kept = kept;
+    }
+    return t;
+  }
+  [[nodiscard]] static Tensor tensor(const std::string& name, const SafetensorsBytes& x,
+                                     std::shared_ptr<const void> kept = nullptr);
+  void insert(std::vector<Tensor> tensors);
+  [[nodiscard]] std::vector<const Tensor*> in_order_of_file() const;
+  [[nodiscard]] std::string header(const std::vector<const Tensor*>& tensors) const;
+
+  std::vector<Tensor> tensors_;
+  std::set<std::string> names_;
+  std::map<std::string, std::string> metadata_;
+};
+
+inline SafetensorsWriter::Tensor SafetensorsWriter::tensor(const std::string& name,
+                                                           const SafetensorsBytes& x,
+                                                           std::shared_ptr<const void> kept) {
+  const auto refuse = [&](detail::Pieces what) {
+    detail::fail<std::invalid_argument>("[safetensors] " + name + ": " + detail::joined(what));
+  };
+  std::uint64_t bytes = detail::bytes_of_dtype(x.dtype);
+  const bool is_known = bytes > 0;
+  for (const Eigen::Index extent : x.extents) {
+    const auto most = (std::numeric_limits<std::uint64_t>::max)() /
+                      (std::max<std::uint64_t>)(1, static_cast<std::uint64_t>(extent));
+    if (extent < 0 || bytes > most)
+      refuse({"expected a shape that fits a file, got ", detail::shape_text(x.extents)});
+    bytes *= static_cast<std::uint64_t>(extent);
+  }
+  if (is_known && bytes != x.bytes.size()) {
+    refuse({"expected ", bytes, " bytes for ", x.dtype, " of ", detail::shape_text(x.extents),
+            ", got ", x.bytes.size()});
+  }
+  const char* const data = reinterpret_cast<const char*>(x.bytes.data());
+  const auto count = static_cast<Eigen::Index>(x.bytes.size());
+  return {name, x.dtype, x.extents, {data, 1, {count}, {1}}, std::move(kept)};
+}
+
+/// Adds all tensors, or none if a name is not new.
+inline void SafetensorsWriter::insert(std::vector<Tensor> tensors) {
+  std::set<std::string> names = names_;
+  for (const Tensor& t : tensors) {
+    if (t.name == "__metadata__" || !names.insert(t.name).second) {
+      detail::fail<std::invalid_argument>("[safetensors] expected a new name, got " + t.name +
+                                          " again");
+    }
+  }
+  tensors_.reserve(tensors_.size() + tensors.size());
+  for (Tensor& t : tensors) tensors_.push_back(std::move(t));
+  names_.swap(names);
+}
+
+/// The widest numbers first, so that each lies at a multiple of its size. Dtypes of unknown size
+/// come last.
+inline std::vector<const SafetensorsWriter::Tensor*> SafetensorsWriter::in_order_of_file() const {
+  std::vector<const Tensor*> sorted;
+  for (const Tensor& t : tensors_) sorted.push_back(&t);
+  std::stable_sort(sorted.begin(), sorted.end(), [](const Tensor* a, const Tensor* b) {
+    return detail::bytes_of_dtype(a->dtype) > detail::bytes_of_dtype(b->dtype);
+  });
+  return sorted;
+}
+
+inline std::string SafetensorsWriter::header(const std::vector<const Tensor*>& tensors) const {
+  auto all = nlohmann::ordered_json::object();
+  if (!metadata_.empty()) all["__metadata__"] = metadata_;
+  std::uint64_t end = 0;
+  for (const Tensor* t : tensors) {
+    const std::uint64_t begin = std::exchange(end, end + t->elements.size());
+    all[t->name] = {{"dtype", t->dtype}, {"shape", t->extents}, {"data_offsets", {begin, end}}};
+  }
+  std::string text = all.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data start at a multiple of 8
+  return text;
+}
+
+inline void SafetensorsWriter::write(const std::filesystem::path& path) const {
+  const std::vector<const Tensor*> tensors = in_order_of_file();
+  const std::string text = header(tensors);
+  char length[8];
+  detail::put_bytes(std::uint64_t{text.size()}, length);
+
+  std::filesystem::path beside = path;
+  beside += "." + std::to_string(std::random_device()()) + ".tmp";
+  errno = 0;
+  std::FILE* file = std::fopen(beside.string().c_str(), "wbx");
+  bool done = file != nullptr;
+  const auto put = [&](const char* bytes, std::size_t count) {
+    done = done && std::fwrite(bytes, 1, count, file) == count;
+  };
+  put(length, sizeof length);
+  put(text.data(), text.size());
+  for (const Tensor* t : tensors) detail::put_elements(t->elements, put);
+  done = done && std::fflush(file) == 0;
+  // The bytes must be on the disk before the name is, in case the machine fails.
+#if defined(_WIN32)
+  done = done && _commit(_fileno(file)) == 0;
+#elif __has_include(<unistd.h>)
+  done = done && fsync(fileno(file)) == 0;  // GCOV_EXCL_BR_LINE: on a disk that fails
+#endif
+  std::string reason = std::strerror(errno);
+  const bool made = file != nullptr;
+  if (made && std::fclose(file) != 0) done = false;  // GCOV_EXCL_BR_LINE: on a disk that fails
+  std::error_code error;
+  if (done) std::filesystem::rename(beside, path, error);
+  if (done && !error) return;
+  if (error) reason = error.message();
+  if (made) std::filesystem::remove(beside, error);
+  detail::fail<std::runtime_error>("[safetensors] " + path.string() +
+                                   " cannot be written: " + reason);
+}
+
+}  // namespace batchnorm
