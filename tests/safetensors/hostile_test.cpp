@@ -138,6 +138,8 @@ TEST_CASE("shapes that do not fit their bytes are errors", "[hostile]") {
   check_hostile(one("[3]"), "a: expected 12 bytes for F32 of shape [3], got 8");
   check_hostile(one("[]"), "a: expected 4 bytes for F32 of shape [], got 8");
   check_hostile(one("[2,0]"), "a: expected 0 bytes for F32 of shape [2,0], got 8");
+  check_hostile(safetensors("{" + entry("a", "U8", "[9]", "[0,8]") + "}", data),
+                "a: expected 9 bytes for U8 of shape [9], got 8");
   const std::string fits = "a: expected a shape that fits a file";
   check_hostile(one("[4611686018427387906]"), fits);  // * 4 = 2^64 + 8
   check_hostile(one("[2147483649,2147483648,2147483648]"), fits);
