@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Files that lie: each is an error, found without reading outside of it and without taking memory
-// for what it does not hold. The sanitizers watch these tests too. Last, the memory of good files.
+// for what it does not hold. The sanitizers watch these tests too. Last, what good calls take and leave.
 
 #include <batchnorm/batchnorm.hpp>
 #include <batchnorm/safetensors.hpp>
@@ -14,7 +14,9 @@
 
 using batchnorm::BatchNorm1d;
 using batchnorm::Options;
+using batchnorm::SafetensorsBytes;
 using batchnorm::SafetensorsReader;
+using batchnorm::SafetensorsWriter;
 using testing::check_throws;
 using testing::Folder;
 using testing::little_endian;
@@ -138,6 +140,8 @@ TEST_CASE("shapes that do not fit their bytes are errors", "[hostile]") {
   check_hostile(one("[3]"), "a: expected 12 bytes for F32 of shape [3], got 8");
   check_hostile(one("[]"), "a: expected 4 bytes for F32 of shape [], got 8");
   check_hostile(one("[2,0]"), "a: expected 0 bytes for F32 of shape [2,0], got 8");
+  check_hostile(safetensors("{" + entry("a", "U8", "[9]", "[0,8]") + "}", data),
+                "a: expected 9 bytes for U8 of shape [9], got 8");
   const std::string fits = "a: expected a shape that fits a file";
   check_hostile(one("[4611686018427387906]"), fits);  // * 4 = 2^64 + 8
   check_hostile(one("[2147483649,2147483648,2147483648]"), fits);
@@ -168,6 +172,18 @@ TEST_CASE("a shape of an unknown dtype has to fit a file too", "[hostile]") {
   }
   check_hostile(safetensors("{" + entry("a", "F4", "[16]", "[0,9]") + "}", std::string(8, '\0')),
                 "a: expected offsets within the 8 bytes of data");
+}
+
+TEST_CASE("a counter of a dtype that is no number is an error", "[hostile]") {
+  const Folder folder("counter");
+  const Eigen::VectorXf one = Eigen::VectorXf::Ones(1);
+  SafetensorsWriter writer;
+  for (const char* name : {"weight", "bias", "running_mean", "running_var"}) writer.add(name, one);
+  writer.add("num_batches_tracked", SafetensorsBytes{"F4", {}, {1}}).write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  check_throws<std::invalid_argument>({"num_batches_tracked: expected dtype F64, ", "got F4"}, [&] {
+    static_cast<void>(file.layer<BatchNorm1d<float>>("", Options()));
+  });
 }
 
 TEST_CASE("a key that comes twice is an error, at every depth", "[hostile]") {
@@ -227,16 +243,25 @@ TEST_CASE("writing and reading take memory for a piece, not for the tensors", "[
   Eigen::MatrixXf columns = Eigen::MatrixXf::Ones(1000, 1000);
   Eigen::Tensor<double, 3> tensor(100, 100, 100);
   tensor.setConstant(2);
-  batchnorm::SafetensorsBytes bytes{"F8_E8M0", {1000000}, std::vector<unsigned char>(1000000)};
+  SafetensorsBytes bytes{"F8_E8M0", {1000000}, std::vector<unsigned char>(1000000)};
   testing::largest_allocation = 0;
-  batchnorm::SafetensorsWriter()
-      .add("m", columns)
-      .add("t", tensor)
-      .add("b", bytes)
-      .write(folder / "f");
+  SafetensorsWriter().add("m", columns).add("t", tensor).add("b", bytes).write(folder / "f");
   CHECK(testing::largest_allocation < 200'000);
   SafetensorsReader file(folder / "f");
   testing::largest_allocation = 0;
   CHECK(file.matrix<std::uint8_t>("m")(999, 999) == 1);
   if (testing::counts_allocations) CHECK(testing::largest_allocation < 1'200'000);
+}
+
+TEST_CASE("a layer whose name is taken adds nothing", "[hostile]") {
+  const Folder folder("taken");
+  SafetensorsWriter writer;
+  BatchNorm1d<float> bn(2);
+  writer.add("bn.running_var", Eigen::Vector2f(1, 2));
+  check_throws<std::invalid_argument>({"expected a new name, got bn.running_var again"},
+                                      [&] { writer.add("bn.", bn); });
+  writer.write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  CHECK(file.entries().size() == 1);
+  CHECK(file.metadata().empty());
 }

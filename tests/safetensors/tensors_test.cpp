@@ -339,16 +339,3 @@ TEST_CASE("a writer refers to tensors with a name and keeps the others", "[safet
   CHECK(file.layer<BatchNorm1d<double>>("bn.").gamma()[0] == 1);
   CHECK(file.bytes("bytes").bytes == bytes_of("b"));
 }
-
-TEST_CASE("a layer whose name is taken adds nothing", "[safetensors]") {
-  const Folder folder("taken");
-  SafetensorsWriter writer;
-  BatchNorm1d<float> bn(2);
-  writer.add("bn.running_var", Eigen::Vector2f(1, 2));
-  check_throws<std::invalid_argument>({"expected a new name, got bn.running_var again"},
-                                      [&] { writer.add("bn.", bn); });
-  writer.write(folder / "f");
-  SafetensorsReader file(folder / "f");
-  CHECK(file.entries().size() == 1);
-  CHECK(file.metadata().empty());
-}
