@@ -101,7 +101,7 @@ inline void validate(Momentum momentum, const Where& where) {
 
 template <class Param>
 void validate(const Options& o, const Where& where) {
-  constexpr double smallest{(std::numeric_limits<Param>::min)()};
+  constexpr auto smallest = static_cast<double>((std::numeric_limits<Param>::min)());
   if (!is_finite(o.eps) || (o.eps < smallest && magnitude_bits(o.eps) != 0)) {
     where.invalid({"expected a finite eps, 0 or at least ", smallest, ", got ", o.eps});
   }
