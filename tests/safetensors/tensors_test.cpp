@@ -282,9 +282,14 @@ TEST_CASE("a file is written again with one layer replaced, the others byte for 
   for (const auto& item : file.entries()) {
     if (item.first.rfind("bn.", 0) != 0) again.add(item.first, file.bytes(item.first));
   }
-  again.add("bn.", bn).write(folder / "f");  // over the file that is open
+#if defined(_WIN32)  // does not replace a file that is open
+  const auto path = folder / "again";
+#else
+  const auto path = folder / "f";
+#endif
+  again.add("bn.", bn).write(path);
 
-  SafetensorsReader replaced(folder / "f");
+  SafetensorsReader replaced(path);
   CHECK(replaced.metadata() == file.metadata());
   REQUIRE(replaced.entries().size() == 11);
   CHECK(replaced.layer<BatchNorm1d<float>>("bn.").gamma()[2] == 5);

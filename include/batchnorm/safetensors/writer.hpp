@@ -85,7 +85,8 @@ class SafetensorsWriter {
 
   /// Writes a new file beside `path` and renames it, so that at any time there is either the whole
   /// old file or the whole new one. If that fails, throws std::runtime_error and keeps the old
-  /// file. It needs memory for the header and a piece of 64 KB, not for the tensors.
+  /// file. Windows does not replace a file that is open: destroy its reader first. It needs memory
+  /// for the header and a piece of 64 KB, not for the tensors.
   void write(const std::filesystem::path& path) const;
 
  private:
