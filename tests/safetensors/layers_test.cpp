@@ -13,11 +13,11 @@
 
 using batchnorm::BatchNorm1d;
 using batchnorm::BatchNorm2d;
-using batchnorm::IgnoreInFile;
 using batchnorm::Options;
 using batchnorm::SafetensorsBytes;
 using batchnorm::SafetensorsReader;
 using batchnorm::SafetensorsWriter;
+using batchnorm::SwitchedOff;
 using testing::check_refused;
 using testing::check_throws;
 using testing::Folder;
@@ -49,9 +49,8 @@ bool is_that_layer(const BatchNorm2d<float>& bn) {
          bn.running_mean() == Eigen::Vector2f(5, 6) && bn.running_var() == Eigen::Vector2f(7, 8);
 }
 BatchNorm2d<float> layer_of(SafetensorsReader& file, const std::string& prefix,
-                            const Options& options = {},
-                            IgnoreInFile ignored = IgnoreInFile::nothing) {
-  return file.layer<BatchNorm2d<float>>(prefix, options, ignored);
+                            const Options& options = {}, SwitchedOff off = SwitchedOff::reject) {
+  return file.layer<BatchNorm2d<float>>(prefix, options, off);
 }
 
 /// A file of a PyTorch layer "bn." without the entries that are left out.
@@ -304,11 +303,11 @@ TEST_CASE("a file that contradicts Options::scale or Options::shift is refused",
   no_shift.shift = false;
   const std::string gamma =
       "bn.weight: expected no gamma because Options::scale is false, got one: set Options::scale "
-      "to true, or ignore it with IgnoreInFile::gamma";
+      "to true, or pass SwitchedOff::ignore";
   const std::string beta = "bn.bias: expected no beta because Options::shift is false, got one";
   check_throws<std::invalid_argument>({gamma},
                                       [&] { static_cast<void>(layer_of(file, "bn.", no_scale)); });
-  check_throws<std::invalid_argument>({beta, "IgnoreInFile::beta"},
+  check_throws<std::invalid_argument>({beta, "SwitchedOff::ignore"},
                                       [&] { static_cast<void>(layer_of(file, "bn.", no_shift)); });
   BatchNorm2d<float> bn(2, no_scale);
   check_refused<std::invalid_argument>(bn, {gamma}, [&] { file.load(bn, "bn."); });
@@ -327,24 +326,26 @@ TEST_CASE("a gamma or a beta of the file is ignored if the caller says so", "[sa
   const Folder folder("ignored");
   write_layer(folder / "f");
   SafetensorsReader file(folder / "f");
-  const auto fixed = layer_of(file, "bn.", {}, IgnoreInFile::gamma);
+  Options no_scale, no_shift, bare;
+  no_scale.scale = no_shift.shift = bare.scale = bare.shift = false;
+  const auto fixed = layer_of(file, "bn.", no_scale, SwitchedOff::ignore);
   CHECK_FALSE(fixed.options().scale);
   CHECK(fixed.beta() == Eigen::Vector2f(3, 4));
   CHECK(fixed.running_mean() == Eigen::Vector2f(5, 6));
-  const auto unshifted = layer_of(file, "bn.", {}, IgnoreInFile::beta);
+  const auto unshifted = layer_of(file, "bn.", no_shift, SwitchedOff::ignore);
   CHECK_FALSE(unshifted.options().shift);
   CHECK(unshifted.gamma() == Eigen::Vector2f(1, 2));
-  Options bare;
-  bare.scale = bare.shift = false;
-  CHECK(layer_of(file, "bn.", bare, IgnoreInFile::gamma_and_beta).gamma().size() == 0);
-  CHECK(file.state("bn.", IgnoreInFile::gamma_and_beta).size() == 2);
+  const auto neither = layer_of(file, "bn.", bare, SwitchedOff::ignore);
+  CHECK(neither.gamma().size() == 0);
+  CHECK(neither.beta().size() == 0);
   BatchNorm2d<float> bn(2, bare);
-  file.load(bn, "bn.", IgnoreInFile::gamma_and_beta);
+  file.load(bn, "bn.", SwitchedOff::ignore);
   CHECK(bn.running_var() == Eigen::Vector2f(7, 8));
   BatchNorm2d<float> all(2);
-  check_refused<std::invalid_argument>(
-      all,
-      {"bn.weight: expected it (or gamma, or scale), got it ignored; build the layer with "
-       "Options::scale = false"},
-      [&] { file.load(all, "bn.", IgnoreInFile::gamma); });
+  file.load(all, "bn.", SwitchedOff::ignore);
+  CHECK(is_that_layer(all));
+  bare.track_running_stats = false;
+  BatchNorm2d<float> untracked(2, bare);
+  file.load(untracked, "bn.", SwitchedOff::ignore);
+  CHECK(untracked.running_var().size() == 0);
 }

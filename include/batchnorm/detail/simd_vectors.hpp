@@ -61,8 +61,8 @@ struct Avx512 {
 };
 #if defined(BATCHNORM_CHOOSES)
 enum class Chosen { baseline, avx2, avx512 };
-/// The best that this processor has. clang 14 does not know the name of F16C, bit 29 of leaf 1's
-/// ecx.
+/// The best that this processor has. clang 14 does not know the name of F16C: it is bit 29 of the
+/// third register of leaf 1.
 [[nodiscard]] inline Chosen chosen_instructions() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   const bool has_f16c = __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1u) != 0;
@@ -120,7 +120,7 @@ BATCHNORM_INLINE void write_past_caches(const V& v, void* to) {
 #if defined(__clang__)
   __builtin_nontemporal_store(v, static_cast<V*>(to));
 #elif defined(__SSE2__)
-  write_past_caches(reinterpret_cast<const Floats<sizeof(V) / sizeof(float)>&>(v),
+  write_past_caches(reinterpret_cast<Floats<sizeof(V) / sizeof(float)>>(v),
                     static_cast<float*>(to));
 #else
   std::memcpy(to, &v, sizeof v);
@@ -163,12 +163,13 @@ BATCHNORM_INLINE void widen(const Floats<count>& v, typename VectorOf<double, co
 #endif
 #if defined(__aarch64__) && !defined(__clang__)
   if constexpr (count == 2) {
-    to = vcvt_f64_f32(reinterpret_cast<const float32x2_t&>(v));
+    to = vcvt_f64_f32(reinterpret_cast<float32x2_t>(v));
     return;
   }
 #endif
   to = __builtin_convertvector(v, typename VectorOf<double, count>::type);
 }
+
 // 16-bit numbers as floats, and floats rounded to them, to nearest, ties to even.
 
 #if defined(BATCHNORM_AVX2) && !defined(__clang__)
@@ -177,7 +178,8 @@ BATCHNORM_AVX2 inline void half_words_to_floats(const HalfWords<8>& bits, Floats
   to = reinterpret_cast<Floats<8>>(__builtin_ia32_pmovzxwd256(shorts) << 16);
 }
 #endif
-/// A bfloat16 is the upper half of a float. That is the second of its halves in memory, or the first.
+/// A bfloat16 is the upper half of a float: the second half in memory on little-endian processors,
+/// the first on big-endian ones.
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
 inline constexpr std::size_t upper_half = 0;
 #else

@@ -16,13 +16,7 @@
 #include "batchnorm/state.hpp"
 
 // Which entries of a file are a layer's, and whether they fit its options.
-namespace batchnorm {
-
-/// What a file has of a layer and the caller does not want. MXNet with fix_gamma, for example, writes
-/// a gamma that its layer does not use.
-enum class IgnoreInFile { nothing, gamma, beta, gamma_and_beta };
-
-namespace detail {
+namespace batchnorm::detail {
 
 /// A shape of one number for each channel has one extent, or others that are 1, as (1, 1, 1, C) of
 /// Haiku and Sonnet. Returns the number of channels, or 0 for another shape.
@@ -161,19 +155,14 @@ struct LayerEntries {
   refuse_prefix(file, header, prefix);
 }
 
-/// Is gamma (k = 0) or beta (k = 1) ignored?
-[[nodiscard]] inline bool ignores(IgnoreInFile ignored, std::size_t k) {
-  if (ignored == IgnoreInFile::gamma_and_beta) return k < 2;
-  return k < 2 && ignored == (k == 0 ? IgnoreInFile::gamma : IgnoreInFile::beta);
-}
 /// Throws if a file has a gamma or a beta that is switched off and not ignored.
-inline void check_none_off(const InFile& file, const Options& o, IgnoreInFile ignored,
+inline void check_none_off(const InFile& file, const Options& o, SwitchedOff off,
                            const LayerEntries& found) {
   const auto check = [&](std::size_t k, bool is_on, const char* option, const char* what) {
     const std::string& name = found.names[k];
-    if (is_on || ignores(ignored, k) || name.empty()) return;
+    if (is_on || off == SwitchedOff::ignore || name.empty()) return;
     file.refuse({name, ": expected no ", what, " because ", option, " is false, got one: set ",
-                 option, " to true, or ignore it with IgnoreInFile::", what});
+                 option, " to true, or pass SwitchedOff::ignore"});
   };
   check(0, o.scale, "Options::scale", "gamma");
   check(1, o.shift, "Options::shift", "beta");
@@ -181,18 +170,15 @@ inline void check_none_off(const InFile& file, const Options& o, IgnoreInFile ig
 /// Throws if a layer has a gamma or a beta and a file has none for it. Unknown entries are left to
 /// load_state_dict, which names them: one may be the gamma.
 inline void check_all_on(const InFile& file, const std::string& prefix, const Options& o,
-                         IgnoreInFile ignored, const LayerEntries& found) {
+                         const LayerEntries& found) {
   const auto check = [&](std::size_t k, bool is_on, const char* option) {
     const auto& [a, b, c] = state_names[k];
-    const bool has = !found.names[k].empty();
-    if (!is_on || !found.unknown.empty() || (has && !ignores(ignored, k))) return;
-    file.refuse({prefix, a, ": expected it (or ", b, ", or ", c, "), got ",
-                 has ? "it ignored" : "no such entry", "; build the layer with ", option,
-                 " = false"});
+    if (!is_on || !found.unknown.empty() || !found.names[k].empty()) return;
+    file.refuse({prefix, a, ": expected it (or ", b, ", or ", c,
+                 "), got no such entry; build the layer with ", option, " = false"});
   };
   check(0, o.scale, "Options::scale");
   check(1, o.shift, "Options::shift");
 }
 
-}  // namespace detail
-}  // namespace batchnorm
+}  // namespace batchnorm::detail

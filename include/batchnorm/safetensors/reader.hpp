@@ -53,7 +53,7 @@ class SafetensorsReader {
   [[nodiscard]] Eigen::Tensor<Scalar, rank, Eigen::RowMajor> tensor(const std::string& name) {
     const SafetensorsEntry& entry = entry_of(name, rank);
     std::array<Eigen::Index, static_cast<std::size_t>(rank)> extents{};
-    std::copy(entry.extents.begin(), entry.extents.end(), extents.begin());
+    for (std::size_t d = 0; d < extents.size(); ++d) extents[d] = entry.extents[d];
     Eigen::Tensor<Scalar, rank, Eigen::RowMajor> values(extents);
     read<Scalar>(name, entry, [&](Eigen::Index first, const Scalar* v, Eigen::Index count) {
       std::copy(v, v + count, values.data() + first);
@@ -102,35 +102,35 @@ class SafetensorsReader {
     return layer<Layer>(prefix, o);
   }
   /// A new layer with the stated options. It has gamma and beta if the file has them. The file is
-  /// refused if it has one that Options::scale or Options::shift switches off, unless the caller
-  /// ignores it.
+  /// refused if it has one that Options::scale or Options::shift switches off, except under
+  /// SwitchedOff::ignore. MXNet with fix_gamma, for example, writes a gamma that its layer ignores.
   template <class Layer>
   [[nodiscard]] Layer layer(const std::string& prefix, const Options& stated,
-                            IgnoreInFile ignored = IgnoreInFile::nothing) {
+                            SwitchedOff off = SwitchedOff::reject) {
     const detail::LayerEntries found = find(prefix);
-    detail::check_none_off(in_, stated, ignored, found);
+    detail::check_none_off(in_, stated, off, found);
     Options o = stated;
-    o.scale = found.has(detail::StatePart::gamma) && !detail::ignores(ignored, 0);
-    o.shift = found.has(detail::StatePart::beta) && !detail::ignores(ignored, 1);
+    o.scale = stated.scale && found.has(detail::StatePart::gamma);
+    o.shift = stated.shift && found.has(detail::StatePart::beta);
     Layer bn(detail::channels_of(in_, header_, prefix, found), o);
-    load(bn, prefix, ignored);
+    load(bn, prefix, off);
     return bn;
   }
   /// Gives an existing layer the state under a prefix. If that fails, the layer is unchanged. The
-  /// file must have what the layer's options switch on, and nothing else that is not ignored.
+  /// file must have what the layer's options switch on and, except under SwitchedOff::ignore,
+  /// nothing that they switch off.
   template <class Scalar, int spatial>
   void load(BatchNorm<Scalar, spatial>& bn, const std::string& prefix = "",
-            IgnoreInFile ignored = IgnoreInFile::nothing) {
+            SwitchedOff off = SwitchedOff::reject) {
     const detail::LayerEntries found = find(prefix);
     detail::check_options_agree(in_, metadata(), prefix, bn.options());
-    detail::check_none_off(in_, bn.options(), ignored, found);
-    detail::check_all_on(in_, prefix, bn.options(), ignored, found);
-    load_state_dict(bn, state(prefix, ignored), prefix);
+    detail::check_none_off(in_, bn.options(), off, found);
+    detail::check_all_on(in_, prefix, bn.options(), found);
+    load_state_dict(bn, state(prefix), prefix, off);
   }
   /// The state of the layer under a prefix, for load_state_dict. Names that load_state_dict does not
   /// know become PyTorch's.
-  [[nodiscard]] StateDict state(const std::string& prefix = "",
-                                IgnoreInFile ignored = IgnoreInFile::nothing);
+  [[nodiscard]] StateDict state(const std::string& prefix = "");
 
  private:
   static constexpr std::uint64_t largest_header = 100'000'000;  // the format's own limit
@@ -264,12 +264,12 @@ inline Eigen::VectorXd SafetensorsReader::counter(const std::string& name) {
   return Eigen::VectorXd::Constant(1, v);
 }
 
-inline StateDict SafetensorsReader::state(const std::string& prefix, IgnoreInFile ignored) {
+inline StateDict SafetensorsReader::state(const std::string& prefix) {
   const detail::LayerEntries found = find(prefix);
   StateDict state;
   for (std::size_t k = 0; k < 4; ++k) {
     const std::string& name = found.names[k];
-    if (name.empty() || detail::ignores(ignored, k)) continue;
+    if (name.empty()) continue;
     const auto& known = detail::state_names[k];
     const bool is_known =
         std::any_of(known.begin(), known.end(), [&](const char* n) { return name == prefix + n; });
