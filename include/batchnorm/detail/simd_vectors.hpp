@@ -122,6 +122,9 @@ BATCHNORM_INLINE void write_past_caches(const V& v, void* to) {
 #elif defined(__SSE2__)
   write_past_caches(reinterpret_cast<Floats<sizeof(V) / sizeof(float)>>(v),
                     static_cast<float*>(to));
+#elif defined(__aarch64__)
+  const auto half = reinterpret_cast<VectorOf<double, 2>::type>(v);
+  asm("stnp %d1, %d2, %0" : "=Q"(*static_cast<V*>(to)) : "w"(half[0]), "w"(half[1]));
 #else
   std::memcpy(to, &v, sizeof v);
 #endif
