@@ -33,10 +33,10 @@ races() {
   # shellcheck disable=SC2086
   need_packages $core
   # Eigen's pool has fences that the sanitizer does not follow, but passes no data by them.
-  build "threads_test channel_affine_test sync_test fused_test shared_inference" \
+  build "threads_test crew_test channel_affine_test sync_test fused_test shared_inference" \
     -DBATCHNORM_EXAMPLES=ON -DCMAKE_CXX_FLAGS="-fsanitize=thread -Wno-tsan"
-  for program in tests/threads_test tests/channel_affine_test tests/sync_test tests/fused_test \
-      bin/shared_inference; do
+  for program in tests/threads_test tests/crew_test tests/channel_affine_test tests/sync_test \
+      tests/fused_test bin/shared_inference; do
     echo "$program"
     TSAN_OPTIONS=halt_on_error=1 "$folder/$program"
   done

@@ -245,25 +245,6 @@ TEST_CASE("a call waits for no thread of the pool that comes late, nor does the 
   CHECK(y(0, 0, 0, 0) == 0);
 }
 
-TEST_CASE("a task alone is done by the caller, and a helper that comes meanwhile leaves",
-          "[threads]") {
-  std::promise<void> finished, passed;
-  Eigen::ThreadPool pool(1);
-  const Eigen::ThreadPoolDevice device(&pool, 2);
-  pool.Schedule([ready = finished.get_future().share()] { ready.wait(); });
-  const batchnorm::detail::Workers workers = batchnorm::detail::workers_of(device);
-  std::atomic<int> done{0};
-  workers.run(2, 4, [&](Index) { ++done; });  // sends for a helper, which waits in the pool
-  CHECK(done == 4);
-  workers.run(2, 1, [&](Index) {
-    finished.set_value();
-    pool.Schedule([&] { passed.set_value(); });  // after the helper
-    passed.get_future().wait();
-    ++done;
-  });
-  CHECK(done == 5);
-}
-
 TEST_CASE("copies share the device, and nullptr takes it away", "[threads]") {
   // A pool that counts what it is asked to do shows who uses it.
   struct CountingPool : Eigen::ThreadPoolInterface {

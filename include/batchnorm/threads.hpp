@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <thread>
 #include <vector>
 
@@ -10,20 +12,28 @@
 
 // Layers on the threads of an Eigen::ThreadPoolDevice: what set_device needs. batchnorm.hpp
 // includes this header if EIGEN_USE_THREADS is defined.
+namespace batchnorm {
+
+/// How long a thread of the pool waits for the next tasks of a layer, after a call or in the middle
+/// of one, before it is free for other work: in microseconds. To wake it again takes 10 to 50.
+inline std::atomic<int> helpers_wait_us{20};
+
+}  // namespace batchnorm
+
 namespace batchnorm::detail {
 
 /// A thread pool as function pointers, so that only the code that calls set_device needs its type.
 struct Pool {
   const void* device;
   int threads;
-  int (*number)(const void* device);  // the calling thread's in the pool, or -1
+  int (*number)(const void* device);                    // the calling thread's in the pool, or -1
   void (*start)(const void* device, class Crew* crew);  // calls crew->help() on one of its threads
 };
 
 /// The tasks of one caller, and the pool's threads that help with them. Waking a thread can take
-/// longer than the tasks. A helper thread that starts after the last task was taken returns at
-/// once, and the caller does not wait for it. So a crew is deleted by the last of its owners: the
-/// caller, and the helpers that were started.
+/// longer than the tasks. A helper thread that starts after the last task was taken does no work,
+/// and the caller does not wait for it. So a crew is deleted by the last of its owners: the caller,
+/// and the helpers that were started.
 class Crew {
  public:
   explicit Crew(const Pool& pool)
@@ -39,7 +49,7 @@ class Crew {
     if (crew->owners_.fetch_sub(1) == 1) delete crew;
   }
 
-  /// Each thread starts with a share of the tasks that is the same from call to call, so that its
+  /// Each thread starts with a share of the tasks that is the same from run to run, so that its
   /// caches may still hold the values. Then it takes tasks from the other shares.
   static void run(Crew& crew, void (*call)(const void*, Index), const void* body, Index tasks,
                   Index threads) {
@@ -48,30 +58,36 @@ class Crew {
     crew.tasks_ = tasks;
     crew.threads_ = threads;
     for (Share& share : crew.shares_) share.taken.store(0, std::memory_order_relaxed);
-    crew.inside_.store(0, std::memory_order_release);
-    for (Index h = crew.starting_; h < threads - 1; ++h) {
-      ++crew.starting_;
-      ++crew.owners_;
-      crew.pool_.start(crew.pool_.device, &crew);
-    }
+    crew.missing_ = threads - 1 - crew.present_;
+    const State number = crew.state_.load(std::memory_order_relaxed) / one_run + 1;
+    const State free_places = static_cast<State>(threads - 1) * one_place;
+    crew.state_.store(number * one_run + free_places, std::memory_order_release);
+    crew.start_helpers();
     crew.work(0);
-    crew.inside_.fetch_or(closed, std::memory_order_relaxed);
-    for (int turn = 0; crew.inside_.load(std::memory_order_acquire) != closed; ++turn) {
+    crew.state_.fetch_or(closed, std::memory_order_relaxed);
+    for (int turn = 0; helpers_at_work(crew.state_.load(std::memory_order_acquire)); ++turn) {
       if (turn > 4096) std::this_thread::yield();  // helpers are at their last tasks
     }
   }
 
-  /// What a helper thread does.
+  /// What a helper thread does: it helps with a run, then waits for the next for a limited time.
   void help() {
-    --starting_;
-    for (int others = inside_; !(others & closed);) {
-      const bool enters = inside_.compare_exchange_weak(others, others + 1);
-      if (enters) {  // GCOV_EXCL_BR_LINE: else another thread did so at the same time
+    using Clock = std::chrono::steady_clock;
+    start_helpers();
+    State helped = no_run;
+    auto end = Clock::now() + std::chrono::microseconds(helpers_wait_us);
+    while (true) {
+      if (enters(helped)) {
         work(1 + pool_.number(pool_.device) % (threads_ - 1));
-        inside_.fetch_sub(1, std::memory_order_release);
+        state_.fetch_sub(1, std::memory_order_release);
+        end = Clock::now() + std::chrono::microseconds(helpers_wait_us);
+      } else if (Clock::now() < end) {
+        std::this_thread::yield();
+      } else {
         break;
       }
     }
+    --present_;
     release(this);
   }
 
@@ -79,7 +95,33 @@ class Crew {
   struct alignas(64) Share {
     std::atomic<Index> taken{0};  // tasks of the share
   };
+  /// The number of the run; whether it is closed, so that no helper may enter; how many helpers may
+  /// still enter; and how many are at work.
+  using State = std::uint64_t;
+  static constexpr State one_place = State{1} << 16, closed = State{1} << 31,
+                         one_run = State{1} << 32, no_run = ~State{0};
+  [[nodiscard]] static bool helpers_at_work(State state) { return state % one_place != 0; }
 
+  /// Enters a run that the helper has not been in, and sets `helped` to its number.
+  [[nodiscard]] bool enters(State& helped) {
+    State state = state_.load(std::memory_order_relaxed);
+    while (!(state & closed) && state % closed >= one_place && state / one_run != helped) {
+      if (!state_.compare_exchange_weak(state, state - one_place + 1)) continue;
+      helped = state / one_run;
+      return true;
+    }
+    return false;
+  }
+  /// Each thread starts up to two, and these start others: a start takes 3 us, a call of the
+  /// system, and the caller has work to do.
+  void start_helpers() {
+    for (int k = 0; k < 2; ++k) {
+      if (missing_.fetch_sub(1) <= 0) return;
+      ++present_;
+      ++owners_;
+      pool_.start(pool_.device, this);
+    }
+  }
   void work(Index first) {
     for (Index k = 0; k < threads_; ++k) {
       const Index s = (first + k) % threads_;
@@ -91,15 +133,15 @@ class Crew {
     }
   }
 
-  static constexpr int closed = 1 << 30;
   const Pool pool_;
   std::vector<Share> shares_;
   void (*call_)(const void*, Index) = nullptr;
   const void* body_ = nullptr;
   Index tasks_ = 0, threads_ = 0;
-  std::atomic<int> inside_{closed};  // helpers at work; `closed` is added when no more may begin
-  std::atomic<Index> starting_{0};   // helpers that were started and have not begun
-  std::atomic<Index> owners_{1};     // the caller, and helpers until they return
+  std::atomic<State> state_{closed};
+  std::atomic<Index> present_{0};  // helpers that were started and have not gone
+  std::atomic<Index> missing_{0};  // helpers that are still to be started
+  std::atomic<Index> owners_{1};   // the caller, and helpers until they return
 };
 
 template <class Device>

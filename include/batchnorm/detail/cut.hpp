@@ -38,9 +38,12 @@ struct Plan {
   Index pieces, piece;  // runs: pieces of a run; values of a piece
   Index blocks, group_channels, groups, slab_blocks, slabs;
 
+  [[nodiscard]] Part part_of(Index c0, Index c1, Index slab) const {
+    return {c0, c1, slab, slab * slab_blocks, (std::min)((slab + 1) * slab_blocks, blocks)};
+  }
   [[nodiscard]] Part part(Index group, Index slab) const {
-    return {group * group_channels, (std::min)((group + 1) * group_channels, channels), slab,
-            slab * slab_blocks, (std::min)((slab + 1) * slab_blocks, blocks)};
+    const Index c0 = group * group_channels;
+    return part_of(c0, (std::min)(c0 + group_channels, channels), slab);
   }
 };
 

@@ -220,9 +220,11 @@ inline void map(const Plan& plan, const Part& part, const Step& step) {
                   : over_runs(plan, part, part.c0, part.c1, step, {});
 }
 
+/// How many threads a call is worth: handing tasks over takes some microseconds.
 [[nodiscard]] inline int threads_for(const Plan& plan, const Workers& workers) {
-  constexpr Index worth_waking = 320 * 1024;  // values; below, waking may cost more than it saves
-  return plan.values >= worth_waking ? workers.count() : 1;
+  constexpr Index worth_helpers = 64 * 1024, of_a_thread = 16 * 1024;  // values
+  if (plan.values < worth_helpers) return 1;
+  return static_cast<int>(std::min<Index>(plan.values / of_a_thread, workers.count()));
 }
 /// Calls f(part) for all parts, on several threads.
 template <class F>
@@ -239,23 +241,48 @@ inline void map_all(const Plan& plan, const Workers& workers, const Step& step) 
   each_part(plan, workers, [&](const Part& part) { map(plan, part, step); });
 }
 
-/// Sums all parts of a group of channels, calls settle(c0, c1), then maps its parts. Where there
-/// are groups enough, a thread takes one after the other: what was summed is mapped from the cache.
+/// Channels that a thread sums, settles and maps before it takes others: those of a group or, where
+/// threads outnumber the groups, a part of its columns. 0 if this would not keep all threads at
+/// work, or if a task's values, which do not lie side by side, would not stay in a cache: then the
+/// slabs are shared. Neither changes a bit of the results.
+[[nodiscard]] inline Index channels_of_task(const Plan& plan, Index threads) {
+  constexpr Index least_columns = 128, in_cache = 64 * 1024;  // values
+  if (threads == 1 || plan.groups >= 4 * threads) return plan.group_channels;
+  const Index even = divided_up(divided_up(plan.channels, threads), line_values) * line_values;
+  const Index columns = (std::min)((std::max)(even, least_columns), plan.channels);
+  const Index tasks = divided_up(plan.channels, columns);
+  const bool can_be_cut = plan.in_columns && plan.inner == 1 && plan.fold == 1;
+  const bool all_work = 4 * divided_up(tasks, threads) * threads <= 5 * tasks;
+  if (can_be_cut && all_work && columns * plan.outer <= in_cache)
+    return (std::min)(columns, plan.group_channels);
+  return plan.slabs == 1 ? plan.group_channels : 0;
+}
+/// Calls f(c0, c1) for ranges of `width` channels, on several threads.
+template <class F>
+void each_range(const Plan& plan, const Workers& workers, Index width, const F& f) {
+  workers.run(threads_for(plan, workers), divided_up(plan.channels, width),
+              [&](Index t) { f(t * width, (std::min)((t + 1) * width, plan.channels)); });
+}
+/// Sums all parts, calls settle(c0, c1) for channels [c0, c1), then maps all parts. If a thread can
+/// take some channels after others, it maps values from the cache that it has just summed.
 template <class Settle>
 void by_groups(const Plan& plan, const Workers& workers, const Step& sum_step, const SlabSums& sums,
                const Settle& settle, const Step& map_step) {
-  const int threads = threads_for(plan, workers);
-  if (threads > 1 && plan.slabs > 1 && plan.groups < 4 * threads) {
-    sum_all(plan, workers, sum_step, sums);
-    for (Index g = 0; g < plan.groups; ++g) settle(plan.part(g, 0).c0, plan.part(g, 0).c1);
+  constexpr Index settled_at_once = 256;  // channels
+  const auto settle_sums = [&](Index c0, Index c1) {
+    sums.add_slabs(plan, c0, c1);
+    settle(c0, c1);
+  };
+  const Index of_task = channels_of_task(plan, threads_for(plan, workers));
+  if (of_task == 0) {
+    each_part(plan, workers, [&](const Part& part) { sum(plan, part, sum_step, sums); });
+    each_range(plan, workers, settled_at_once, settle_sums);
     return map_all(plan, workers, map_step);
   }
-  workers.run(threads, plan.groups, [&](Index g) {
-    const Part first = plan.part(g, 0);
-    for (Index s = 0; s < plan.slabs; ++s) sum(plan, plan.part(g, s), sum_step, sums);
-    sums.add_slabs(plan, first.c0, first.c1);
-    settle(first.c0, first.c1);
-    for (Index s = 0; s < plan.slabs; ++s) map(plan, plan.part(g, s), map_step);
+  each_range(plan, workers, of_task, [&](Index c0, Index c1) {
+    for (Index s = 0; s < plan.slabs; ++s) sum(plan, plan.part_of(c0, c1, s), sum_step, sums);
+    settle_sums(c0, c1);
+    for (Index s = 0; s < plan.slabs; ++s) map(plan, plan.part_of(c0, c1, s), map_step);
   });
 }
 

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: MIT
+// The caller and the threads that help with its tasks, as batchnorm/threads.hpp has them.
+#define EIGEN_USE_THREADS
+
+#include <atomic>
+#include <batchnorm/batchnorm.hpp>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <unsupported/Eigen/CXX11/Tensor>
+#include <vector>
+
+#include "support/catch.hpp"
+
+using Eigen::Index;
+
+namespace {
+
+/// A pool that makes a thread for each helper, and counts them.
+struct Helpers {
+  std::atomic<int> started{0};
+  std::vector<std::thread> threads;
+  std::mutex guard;
+
+  [[nodiscard]] batchnorm::detail::Pool pool(int size) const {
+    return {this, size, [](const void*) { return 0; },
+            [](const void* self, batchnorm::detail::Crew* crew) {
+              auto& helpers = *const_cast<Helpers*>(static_cast<const Helpers*>(self));
+              ++helpers.started;
+              const std::lock_guard<std::mutex> lock(helpers.guard);
+              helpers.threads.emplace_back([crew] { crew->help(); });
+            }};
+  }
+  ~Helpers() {
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+using Crew = batchnorm::detail::Crew;
+using CrewOwner = std::unique_ptr<Crew, void (*)(Crew*)>;
+
+/// A run of as many tasks as threads, each of which waits until all have begun. Returns how many
+/// threads were at work; after ten seconds it gives up.
+std::size_t threads_that_meet(Crew& crew, int threads) {
+  struct Meeting {
+    int expected;
+    std::atomic<int> begun{0};
+    std::mutex guard;
+    std::set<std::thread::id> ids;
+  } meeting{threads, {}, {}, {}};
+  const auto meet = [](const void* body, Index) {
+    auto& m = *const_cast<Meeting*>(static_cast<const Meeting*>(body));
+    {
+      const std::lock_guard<std::mutex> lock(m.guard);
+      m.ids.insert(std::this_thread::get_id());
+    }
+    ++m.begun;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (m.begun < m.expected && std::chrono::steady_clock::now() < end)
+      std::this_thread::yield();
+  };
+  Crew::run(crew, meet, &meeting, threads, threads);
+  return meeting.ids.size();
+}
+
+}  // namespace
+
+TEST_CASE("every thread gets tasks, and threads that wait are used again", "[threads]") {
+  const int waited = batchnorm::helpers_wait_us.exchange(5'000'000);  // until they are needed again
+  Helpers helpers;
+  {
+    const CrewOwner crew(new Crew(helpers.pool(8)), Crew::release);
+    CHECK(threads_that_meet(*crew, 8) == 8);  // the caller starts two, and these start the others
+    CHECK(helpers.started == 7);
+    for (const int threads : {8, 3, 8}) {
+      CHECK(threads_that_meet(*crew, threads) == static_cast<std::size_t>(threads));
+      CHECK(helpers.started == 7);
+    }
+    batchnorm::helpers_wait_us = 0;
+    CHECK(threads_that_meet(*crew, 8) == 8);  // after this run nobody waits any more
+  }
+  for (std::thread& thread : helpers.threads) thread.join();
+  helpers.threads.clear();
+  batchnorm::helpers_wait_us = waited;
+}
+
+TEST_CASE("threads that have gone are started again", "[threads]") {
+  const int waited = batchnorm::helpers_wait_us.exchange(0);
+  Helpers helpers;
+  const CrewOwner crew(new Crew(helpers.pool(4)), Crew::release);
+  for (int run = 1; run <= 3; ++run) {
+    CHECK(threads_that_meet(*crew, 4) == 4);
+    for (std::thread& thread : helpers.threads) thread.join();
+    helpers.threads.clear();
+    CHECK(helpers.started == 3 * run);
+  }
+  batchnorm::helpers_wait_us = waited;
+}
+
+TEST_CASE("a task alone is done by the caller, and a helper that comes meanwhile leaves",
+          "[threads]") {
+  std::promise<void> finished, passed;
+  Eigen::ThreadPool pool(1);
+  const Eigen::ThreadPoolDevice device(&pool, 2);
+  pool.Schedule([ready = finished.get_future().share()] { ready.wait(); });
+  const batchnorm::detail::Workers workers = batchnorm::detail::workers_of(device);
+  std::atomic<int> done{0};
+  workers.run(2, 4, [&](Index) { ++done; });  // sends for a helper, which waits in the pool
+  CHECK(done == 4);
+  workers.run(2, 1, [&](Index) {
+    finished.set_value();
+    pool.Schedule([&] { passed.set_value(); });  // after the helper
+    passed.get_future().wait();
+    ++done;
+  });
+  CHECK(done == 5);
+}
