@@ -7,7 +7,7 @@
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=$root/build/benchmarks
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 need_packages g++ pkg-config libeigen3-dev libdnnl-dev
 
 mkdir -p "$build"

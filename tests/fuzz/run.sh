@@ -16,7 +16,7 @@ failures=$build/failures
 limits="-max_len=1024 -rss_limit_mb=1024 -malloc_limit_mb=32 -timeout=20"
 most_kept=16
 export ASAN_OPTIONS=quarantine_size_mb=32:allow_addr2line=1
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 dictionary_of() { [ ! -f "$here/$1.dict" ] || echo "-dict=$here/$1.dict"; }
 

@@ -24,7 +24,7 @@ import time
 
 import switches
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 TESTS = ROOT / "tests"
 BUILD = ROOT / "build/mutations"  # programs are kept as long as nothing that is in them changes
 CXX = os.environ.get("CXX", "clang++")
@@ -82,7 +82,8 @@ class Mutant:
 def read_list():
     """Exits with every entry that no longer fits the code."""
     mutants, mistakes, header = [], [], None
-    for line_number, line in enumerate((TESTS / "mutations/mutants.txt").read_text().splitlines(), 1):
+    lines = pathlib.Path(__file__).with_name("mutants.txt").read_text().splitlines()
+    for line_number, line in enumerate(lines, 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

@@ -1,21 +1,22 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Runs the tests as a newcomer would, as root of a minimal Debian that has nothing but what
-# debootstrap makes: the committed state in a fresh system for each suite. Needs root.
-#   sh tests/chroots.sh [SUITE...]                  sh tests/run.sh in bookworm, trixie and sid
-#   sh tests/chroots.sh [SUITE...] -- COMMAND...    another command, as in -- sh examples/run.sh
-# Works in build/chroots, or in CHROOTS, and keeps there what it downloaded: 350 MB for a suite. What
-# a failed command left stands there too, its mounts gone. Ten minutes for a suite on one core.
+# Runs the tests in a fresh minimal Debian for each suite. Needs root.
+# The systems contain only what debootstrap installs, and the committed state of this repository.
+#   sh tests/check.sh chroots [SUITE...]                 sh tests/run.sh in bookworm, trixie and sid
+#   sh tests/check.sh chroots [SUITE...] -- COMMAND...   another command: -- sh examples/run.sh
+# Works in build/chroots, or in the folder CHROOTS, and keeps the downloaded packages there: 350 MB
+# for a suite. The system of a failed command stays there too, unmounted. Takes ten minutes for a
+# suite on one core.
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 folder=${CHROOTS:-$root/build/chroots}
 mirror=${MIRROR:-http://deb.debian.org/debian}
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 suites=
 while [ $# -gt 0 ]; do
   case $1 in
-    --help) sed -n '3,8s/^# //p' "$0"; exit 0 ;;
+    --help) sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
     --) shift; break ;;
     -* | *[!a-z]*) echo "Unknown option $1; there are -- and --help" >&2; exit 1 ;;
     *) suites="$suites $1"; shift ;;
@@ -23,7 +24,7 @@ while [ $# -gt 0 ]; do
 done
 [ $# -gt 0 ] || set -- sh tests/run.sh
 if [ "$(id -u)" -ne 0 ]; then
-  echo "Only root may change the root folder. Please run: sudo sh $0${suites}" >&2
+  echo "Only root may change the root folder. Run: sudo sh tests/check.sh chroots${suites}" >&2
   exit 1
 fi
 need_packages debootstrap git

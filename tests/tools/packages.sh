@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# Sourced, not run: `. "$root/tests/packages.sh"`, then `need_packages g++ cmake libeigen3-dev`.
+# Sourced, not run: `. "$root/tests/tools/packages.sh"`, then `need_packages g++ cmake`.
 # Makes sure that the named Debian packages, or the same parts from elsewhere, are there, and
 # installs those that are not. With everything present it changes nothing and needs no root.
 

@@ -1,17 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# What of include/ the tests execute, by header. Fails where a line is executed by none of them, or a
-# condition was always true or never; what no test can reach has its reason beside it, after
-# GCOV_EXCL_LINE or GCOV_EXCL_BR_LINE.
-#   sh tests/coverage.sh [lines] [conditions]   both, or one of them; a quarter of an hour each
-#   sh tests/coverage.sh lines --html           and writes build/coverage/report/index.html
-# Lines are g++'s and gcovr's. Conditions are clang's, as they stand in the code: a compiler's branches
-# are many more, for each instance of a template and for what may throw.
-# Not counted is what is compiled under -fno-exceptions alone: it ends by abort, which saves no counts.
+# Fails if no test executes a line of include/, or if a condition was always true or always false.
+# What no test can reach has its reason beside it, after GCOV_EXCL_LINE or GCOV_EXCL_BR_LINE.
+#   sh tests/check.sh coverage [lines] [conditions]   both, or one; a quarter of an hour each
+#   sh tests/check.sh coverage lines --html           and writes build/coverage/report/index.html
+# g++ and gcovr count the lines. clang counts the conditions as they are written in the code. There
+# are many more branches: one for each instance of a template and for each call that may throw. Code
+# that is compiled only under -fno-exceptions is not counted: it ends by abort and saves no counts.
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 packages="cmake make libeigen3-dev catch2 pkg-config nlohmann-json3-dev libopenmpi-dev qemu-user"
 
 # Without what takes minutes at -O0 and reaches nothing that others do not.
@@ -79,9 +78,11 @@ conditions() {
   run_tests
   llvm-profdata merge -o "$folder/profile" "$folder"/counts/*.profraw
   # shellcheck disable=SC2046  # programs have no spaces in their names
-  python3 "$root/tests/coverage/one_way.py" "$folder/profile" $(for program in $programs sync_over_mpi; do
-    find "$folder/tests" -name "$program" -type f
-  done)
+  python3 "$root/tests/tools/one_way.py" "$folder/profile" $(
+    for program in $programs sync_over_mpi; do
+      find "$folder/tests" -name "$program" -type f
+    done
+  )
 }
 
 html=
@@ -90,7 +91,7 @@ for word; do
   case $word in
     lines | conditions) parts="$parts $word" ;;
     --html) html=yes ;;
-    --help) sed -n '3,11s/^# //p' "$0"; exit 0 ;;
+    --help) sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
     *) echo "Unknown word $word; there are lines, conditions and --help" >&2; exit 1 ;;
   esac
 done

@@ -1,15 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Runs tests on platforms that are not this machine's: other processors under qemu, Windows under
-# wine, other standard libraries, instruction sets and compilers' modes. On each: the hand-computed,
-# golden, extremes, accuracy, arguments and state tests; under MinGW those of safetensors too.
-#   sh tests/platforms.sh [PLATFORM...]   all of them, or those named; prints a table at the end
-#   sh tests/platforms.sh --list          names them
-# Some 40 minutes on two cores. Works in build/platforms; what is missing is installed first.
+# Runs tests on other processors, on Windows, and with other standard libraries and compiler modes.
+# qemu emulates the processors, and wine replaces Windows. Each platform runs the hand-computed,
+# golden, extremes, accuracy, arguments and state tests; Windows runs the safetensors tests too.
+#   sh tests/check.sh platforms [PLATFORM...]   all, or those named; prints a table at the end
+#   sh tests/check.sh platforms --list          lists the platforms
+# Takes some 40 minutes on two cores. Works in build/platforms. Installs what is missing first.
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 # name | packages | compiler | flags | what runs a program, if not the machine | tests besides
 platforms='
@@ -61,7 +61,7 @@ fi
 
 case ${1:-} in
   --list) list; exit 0 ;;
-  --help) sed -n '3,8s/^# //p' "$0"; exit 0 ;;
+  --help) sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
 esac
 [ $# -gt 0 ] || set -- $(list)
 for name; do

@@ -1,17 +1,17 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# What a test's results need not show: races, integers that wrap, memory that was never written.
-#   sh tests/memory.sh                  all three
-#   sh tests/memory.sh races            threads of a pool, threads as ranks, threads that share a folded
-#                                       layer, with the thread sanitizer
-#   sh tests/memory.sh integers         every test with clang's checks of undefined behaviour and of
-#                                       integers; those that wrap on purpose are in wraps_on_purpose.txt
-#   sh tests/memory.sh uninitialised    the quick tests with valgrind
+# Looks for races, for integers that wrap, and for reads of memory that was never written.
+#   sh tests/check.sh memory                  all three
+#   sh tests/check.sh memory races            a thread pool, threads as ranks, threads that share a
+#                                             folded layer, with the thread sanitizer
+#   sh tests/check.sh memory integers         every test with clang's checks of undefined behaviour
+#                                             and of integers, except in wraps_on_purpose.txt
+#   sh tests/check.sh memory uninitialised    the quick tests with valgrind
 # Builds in build/memory-*. tests/run.sh --all runs the address sanitizer.
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 core="g++ cmake make libeigen3-dev catch2 pkg-config"
 
 # build TARGETS CMAKE_OPTION...: into $folder.
@@ -48,7 +48,7 @@ integers() {
   need_packages $core clang libclang-rt-dev nlohmann-json3-dev
   checks=undefined,float-cast-overflow,integer,implicit-conversion,local-bounds
   build all -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS="-fsanitize=$checks \
-    -fno-sanitize-recover=all -fsanitize-ignorelist=$root/tests/wraps_on_purpose.txt"
+    -fno-sanitize-recover=all -fsanitize-ignorelist=$root/tests/tools/wraps_on_purpose.txt"
   (cd "$folder" && ctest --output-on-failure -j "$jobs" -R _test$)
 }
 
@@ -68,7 +68,7 @@ uninitialised() {
 case ${1:-} in
   '') races; integers; uninitialised ;;
   races | integers | uninitialised) "$1" ;;
-  --help) sed -n '3,11s/^# //p' "$0"; exit 0 ;;
+  --help) sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
   *) echo "Unknown part $1; there are races, integers and uninitialised" >&2; exit 1 ;;
 esac
 printf '\nNothing found.\n'

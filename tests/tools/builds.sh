@@ -1,14 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Builds the library in many ways, without a warning, and runs quick tests in each: compilers,
-# standards, -O0 to -O3, -ffast-math, -fno-exceptions, -fno-rtti and processors. Not all products of
-# them: every two values of different options meet at least once. Half an hour on one core.
-#   sh tests/builds.sh [COMPILER...]     g++ clang++ clang++-19, or those named
+# Compiles the library in twelve builds, without a warning, and runs quick tests in each.
+# The builds differ in compiler, standard, optimization (-O0 to -O3), -ffast-math, -fno-exceptions,
+# -fno-rtti and processor. Any two values of different options meet in at least one build. Takes
+# half an hour on one core.
+#   sh tests/check.sh builds [COMPILER...]     g++ clang++ clang++-19, or those named
 # Works in build/builds; what is missing is installed first.
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 # Number of the compiler, standard, optimization, processor, and three options or - for without.
 cells='
@@ -76,7 +77,7 @@ try_cell() {
 }
 
 case ${1:-} in
-  --help) sed -n '3,7s/^# //p' "$0"; exit 0 ;;
+  --help) sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
   -*) echo "Unknown option $1; there is --help" >&2; exit 1 ;;
   '') set -- g++ clang++ clang++-19 ;;
 esac
