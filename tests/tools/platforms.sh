@@ -18,7 +18,7 @@ aarch64-clang | clang g++-aarch64-linux-gnu qemu-user | clang++ | -O2 -static --
 s390x         | g++-s390x-linux-gnu qemu-user | s390x-linux-gnu-g++ | -O2 -static | qemu-s390x |
 i686-sse2     | g++-i686-linux-gnu | i686-linux-gnu-g++ | -O2 -static -msse2 -mfpmath=sse | |
 i686-x87      | g++-i686-linux-gnu | i686-linux-gnu-g++ | -O2 -static -mno-sse | |
-windows       | g++-mingw-w64-x86-64-posix wine wine64 | x86_64-w64-mingw32-g++-posix | -O2 -static | wine | safetensors/round_trip safetensors/hostile safetensors/tensors safetensors/layers
+windows       | g++-mingw-w64-x86-64-posix wine wine64 | x86_64-w64-mingw32-g++-posix | -O2 -static | wine | safetensors/round_trip safetensors/refused safetensors/file_system safetensors/hostile safetensors/tensors safetensors/layers
 libc++        | clang libc++-dev libc++abi-dev | clang++ | -O2 -stdlib=libc++ | |
 packets       | g++ | g++ | -O2 -DBATCHNORM_USE_PACKETS -Wno-ignored-attributes | |
 packets-avx2  | clang | clang++ | -O2 -DBATCHNORM_USE_PACKETS -mavx2 -mfma | |
