@@ -7,10 +7,10 @@
 #   sh tests/fuzz/run.sh keep [TARGET...]           chooses again which of the inputs that earlier
 #                                                   runs found are kept
 #   sh tests/fuzz/run.sh unpack [TARGET...]         only unpacks the kept inputs
-# corpus/TARGET.tar contains the kept inputs of a target; they are unpacked into build/fuzz/given. Each
-# run starts from them and from what earlier runs found, in build/fuzz/corpus. Builds in build/fuzz.
-# CXX names a clang other than clang++, FUZZ_FLAGS an optimization other than -O1: -O0 compiles in a
-# third of the time and runs slower.
+# corpus/TARGET.tar contains the kept inputs of a target; they are unpacked into build/fuzz/given.
+# Each run starts from them and from what earlier runs found, in build/fuzz/corpus. Builds in
+# build/fuzz. CXX names a clang other than clang++, FUZZ_FLAGS an optimization other than -O1: -O0
+# compiles in a third of the time and runs slower.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -62,9 +62,9 @@ one() {
   return 1
 }
 
-# keep TARGET: chooses few inputs that together reach most of what is reached, and names them by their
-# content. Of the inputs that runs found, it keeps the longest, which reach most; those that were added
-# by name all stay.
+# keep TARGET: chooses few inputs that together reach most of what is reached, and names them by
+# their content. Of the inputs that runs found, it keeps the longest, which reach most; those that
+# were added by name all stay.
 keep() {
   smaller=$build/smaller/$1
   rm -rf "$smaller"
