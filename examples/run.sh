@@ -44,7 +44,7 @@ packages=$(sed -n 's|^// Debian packages: ||p' "$source")
 case " $*" in # who brings data needs no package of them
   *' --data'*) packages=$(echo "$packages" | sed 's/dataset-[^ ]*//g') ;;
 esac
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 # shellcheck disable=SC2086  # a list, meant to split
 need_packages g++ cmake make libeigen3-dev $packages
 

@@ -20,6 +20,7 @@ using batchnorm::SingleValue;
 using Eigen::Index;
 using testing::check_refused;
 using testing::check_throws;
+using testing::filled;
 using testing::same_bits;
 using testing::same_state;
 
@@ -31,12 +32,6 @@ using Tensor5 = Eigen::Tensor<float, 5>;
 using Map4 = Eigen::TensorMap<Tensor4>;
 
 namespace {
-
-template <class Dense>
-Dense filled(Dense values, std::uint64_t seed) {
-  testing::Random(seed).fill(values);
-  return values;
-}
 
 /// A layer of 3 channels that has seen a batch and has gradients, so that changes would show.
 template <class Layer, class X>

@@ -3,6 +3,7 @@
 // are not valid. All of it is compiled a second time with -ffast-math, under which comparisons with
 // NaN and infinity mean nothing: these tests look at bits, too.
 
+#include <array>
 #include <batchnorm/batchnorm.hpp>
 #include <cmath>
 #include <cstdint>
@@ -51,36 +52,31 @@ bool is_finite_value(Scalar v) {
   return class_of(v) == Class::finite;
 }
 
+/// The number whose bits are one of three patterns. Which one is not known until the program runs.
+template <class Scalar, class Bits>
+Scalar from_bits(const std::array<Bits, 3>& patterns, int which) {
+  const volatile Bits unknown = patterns[static_cast<std::size_t>(which)];
+  const Bits bits = unknown;
+  return Eigen::numext::bit_cast<Scalar>(bits);
+}
+
 /// Infinity, minus infinity, NaN: from bits that are not known until the program runs, and with no
 /// arithmetic. Compilers under -ffast-math do not believe in these: g++ 14 makes of a negated infinity
 /// minus the largest number, clang 19 any number of one that it sees.
 template <class Scalar>
 Scalar special(int which) {
+  using U64 = std::uint64_t;
+  using U32 = std::uint32_t;
+  using U16 = std::uint16_t;
   if constexpr (std::is_same_v<Scalar, double>) {
-    const volatile std::uint64_t unknown = which == 0   ? 0x7ff0000000000000u
-                                           : which == 1 ? 0xfff0000000000000u
-                                                        : 0x7ff8000000000000u;
-    const std::uint64_t bits = unknown;
-    double v;
-    std::memcpy(&v, &bits, sizeof v);
-    return v;
+    return from_bits<double, U64>({0x7ff0000000000000u, 0xfff0000000000000u, 0x7ff8000000000000u},
+                                  which);
   } else if constexpr (std::is_same_v<Scalar, float>) {
-    const volatile std::uint32_t unknown = which == 0   ? 0x7f800000u
-                                           : which == 1 ? 0xff800000u
-                                                        : 0x7fc00000u;
-    const std::uint32_t bits = unknown;
-    float v;
-    std::memcpy(&v, &bits, sizeof v);
-    return v;
+    return from_bits<float, U32>({0x7f800000u, 0xff800000u, 0x7fc00000u}, which);
   } else if constexpr (std::is_same_v<Scalar, Eigen::half>) {
-    return Eigen::numext::bit_cast<Eigen::half>(static_cast<std::uint16_t>(which == 0   ? 0x7c00
-                                                                           : which == 1 ? 0xfc00
-                                                                                        : 0x7e00));
+    return from_bits<Eigen::half, U16>({0x7c00, 0xfc00, 0x7e00}, which);
   } else {
-    return Eigen::numext::bit_cast<Eigen::bfloat16>(static_cast<std::uint16_t>(which == 0 ? 0x7f80
-                                                                               : which == 1
-                                                                                   ? 0xff80
-                                                                                   : 0x7fc0));
+    return from_bits<Eigen::bfloat16, U16>({0x7f80, 0xff80, 0x7fc0}, which);
   }
 }
 
@@ -447,39 +443,48 @@ TEST_CASE("a y beyond the range is an infinity of its sign", "[extremes]") {
 }
 
 #if !defined(__FAST_MATH__)  // which orders factors as it likes, and makes 0 times infinity 0
-TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std alone vanishes", "[extremes]") {
-  in_both_orders<double>(Eigen::VectorXd::Constant(5, 1e250), [](const auto& dy) {
-    BatchNorm1d<double> layer(9);
-    layer.gamma().setConstant(1e-300);
-    layer.running_var().setConstant(1e300);
+/// Layers in eval mode: y = gamma * (x - mean) / sqrt(var), within a relative error.
+void check_y_in_eval(float x, float gamma, float mean, float var, double expected, double error) {
+  in_both_orders<float>(Eigen::VectorXf::Constant(5, x), [&](const auto& columns) {
+    BatchNorm1d<float> layer(9);
+    layer.gamma().setConstant(gamma);
+    layer.running_mean().setConstant(mean);
+    layer.running_var().setConstant(var);
     layer.eval();
-    static_cast<void>(layer.forward(dy));
-    const auto dx = layer.backward(dy, dy);
-    for (Index i = 0; i < dx.size(); ++i) CHECK(std::abs(dx.data()[i] / 1e-200 - 1) <= 1e-12);
+    const auto y = layer.forward(columns);
+    for (Index i = 0; i < y.size(); ++i) CHECK(std::abs(y.data()[i] / expected - 1) <= error);
   });
+}
+
+/// Layers in eval mode: dx = dy * gamma / sqrt(var), within a relative error.
+template <class Scalar>
+void check_dx_in_eval(Scalar dy, Scalar gamma, Scalar var, double expected, double error) {
+  in_both_orders<Scalar>(Column<Scalar>::Constant(5, dy), [&](const auto& columns) {
+    BatchNorm1d<Scalar> layer(9);
+    layer.gamma().setConstant(gamma);
+    layer.running_var().setConstant(var);
+    layer.eval();
+    static_cast<void>(layer.forward(columns));
+    const auto dx = layer.backward(columns, columns);
+    for (Index i = 0; i < dx.size(); ++i) CHECK(std::abs(dx.data()[i] / expected - 1) <= error);
+  });
+}
+
+TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std alone vanishes", "[extremes]") {
+  check_dx_in_eval(1e250, 1e-300, 1e300, 1e-200, 1e-12);
+}
+
+TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std has too few", "[extremes]") {
+  check_dx_in_eval(1e38f, 1e-21f, 1e38f, 1e-2, 6e-7);
 }
 
 TEST_CASE("in eval mode y is right where x - mean overflows, though neither does", "[extremes]") {
-  in_both_orders<float>(Eigen::VectorXf::Constant(5, 3e38f), [](const auto& x) {
-    BatchNorm1d<float> layer(9);
-    layer.running_mean().setConstant(-1.5e38f);
-    layer.running_var().setConstant(1e38f);
-    layer.eval();
-    const auto y = layer.forward(x);
-    for (Index i = 0; i < y.size(); ++i) CHECK(std::abs(y.data()[i] / 4.5e19 - 1) <= 6e-7);
-  });
+  check_y_in_eval(3e38f, 1, -1.5e38f, 1e38f, 4.5e19, 6e-7);
 }
 
 TEST_CASE("in eval mode y is right where x - mean overflows, though the scale fits", "[extremes]") {
-  in_both_orders<float>(Eigen::VectorXf::Constant(5, 3e38f), [](const auto& x) {
-    BatchNorm1d<float> layer(9);
-    layer.gamma().setConstant(0x1p-110f);
-    layer.running_mean().setConstant(-1.5e38f);
-    layer.eval();
-    const auto y = layer.forward(x);
-    const double expected = (double{3e38f} + double{1.5e38f}) * 0x1p-110;  // 3.5e5
-    for (Index i = 0; i < y.size(); ++i) CHECK(std::abs(y.data()[i] / expected - 1) <= 6e-6);
-  });
+  const double expected = (double{3e38f} + double{1.5e38f}) * 0x1p-110;  // 3.5e5
+  check_y_in_eval(3e38f, 0x1p-110f, -1.5e38f, 1, expected, 6e-6);
 }
 
 TEST_CASE("doubles whose squares are subnormal are normalized with all digits, by eps 0",
@@ -494,18 +499,6 @@ TEST_CASE("doubles whose squares are subnormal are normalized with all digits, b
     for (Index c = 0; c < 9; ++c) {
       for (Index n = 0; n < 4; ++n) CHECK(std::abs(y(n, c) - (n % 2 == 0 ? -1 : 1)) <= 1e-12);
     }
-  });
-}
-
-TEST_CASE("in eval mode dx keeps its digits where gamma * inv_std has too few", "[extremes]") {
-  in_both_orders<float>(Eigen::VectorXf::Constant(5, 1e38f), [](const auto& dy) {
-    BatchNorm1d<float> layer(9);
-    layer.gamma().setConstant(1e-21f);
-    layer.running_var().setConstant(1e38f);
-    layer.eval();
-    static_cast<void>(layer.forward(dy));
-    const auto dx = layer.backward(dy, dy);
-    for (Index i = 0; i < dx.size(); ++i) CHECK(std::abs(dx.data()[i] / 1e-2 - 1) <= 6e-7);
   });
 }
 

@@ -8,33 +8,21 @@
 
 #include "golden/golden_file.hpp"
 #include "golden/replay.hpp"
+#include "support/any_layer.hpp"
 #include "support/catch.hpp"
 
 namespace {
 
 using batchnorm::BatchNorm1d;
-using batchnorm::BatchNorm2d;
-using batchnorm::BatchNorm3d;
 
 /// The layer and the tensor that the shape of a case asks for.
 template <typename Scalar, int Order>
 void replay_tensors(const golden::Case& one) {
-  switch (one.steps.at(0).shape.size()) {
-    case 2:
-      golden::replay_everywhere<BatchNorm1d<Scalar>, Eigen::Tensor<Scalar, 2, Order>>(one);
-      break;
-    case 3:
-      golden::replay_everywhere<BatchNorm1d<Scalar>, Eigen::Tensor<Scalar, 3, Order>>(one);
-      break;
-    case 4:
-      golden::replay_everywhere<BatchNorm2d<Scalar>, Eigen::Tensor<Scalar, 4, Order>>(one);
-      break;
-    case 5:
-      golden::replay_everywhere<BatchNorm3d<Scalar>, Eigen::Tensor<Scalar, 5, Order>>(one);
-      break;
-    default:
-      FAIL("no layer has the rank of case " << one.name);
-  }
+  const bool found = testing::with_rank(one.steps.at(0).shape.size(), [&](auto rank) {
+    using Layer = testing::LayerOf<Scalar, decltype(rank)::value>;
+    golden::replay_everywhere<Layer, Eigen::Tensor<Scalar, decltype(rank)::value, Order>>(one);
+  });
+  if (!found) FAIL("no layer has the rank of case " << one.name);
 }
 
 template <typename Scalar, int Order>

@@ -18,26 +18,15 @@
 #include "support/random.hpp"
 #include "support/refused.hpp"
 
-using batchnorm::BatchNorm1d;
-using batchnorm::BatchNorm2d;
-using batchnorm::BatchNorm3d;
-using batchnorm::ChannelAxis;
-using batchnorm::Options;
+using batchnorm::BatchNorm1d, batchnorm::BatchNorm2d, batchnorm::BatchNorm3d;
+using batchnorm::ChannelAxis, batchnorm::Options;
 using Eigen::Index;
-using testing::check_refused;
-using testing::check_throws;
-using testing::same_bits;
-using testing::same_state;
+using testing::check_refused, testing::check_throws, testing::filled;
+using testing::same_bits, testing::same_state;
 
 using Tensor4 = Eigen::Tensor<float, 4, Eigen::RowMajor>;
 
 namespace {
-
-template <class Dense>
-Dense filled(Dense values, std::uint64_t seed) {
-  testing::Random(seed).fill(values);
-  return values;
-}
 
 /// A layer in training mode with parameters and running statistics other than the first ones.
 template <class Layer, class X>

@@ -1,15 +1,16 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Runs the tests; on a fresh Debian this one command is all it takes.
-#   sh tests/run.sh          the core, with what it needs installed first where it is missing
-#   sh tests/run.sh --all    then too what needs more packages or more minutes
-# Builds in build/tests. CXX names another compiler than g++, as in CXX=clang++ sh tests/run.sh.
-# FUZZ_SECONDS is how long each fuzz target runs under --all: 60. EVERYWHERE=ON tests opt-in headers
-# with clang and the sanitizers too, and clang without sanitizers, and g++ with them.
+# Runs the tests. On a fresh Debian this one command is enough: it installs what is missing first.
+#   sh tests/run.sh          the core
+#   sh tests/run.sh --all    also the tests that need more packages or more minutes
+# Builds in build/tests. CXX names a compiler other than g++: CXX=clang++ sh tests/run.sh. Under
+# --all each fuzz target runs for FUZZ_SECONDS seconds (60), and EVERYWHERE=ON also tests the opt-in
+# headers with clang, with clang and the sanitizers, and with g++ and the sanitizers.
+# Checks that take longer: sh tests/check.sh --list lists them.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 jobs=$(nproc 2>/dev/null || echo 2)
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 # build_and_test NAME [CMAKE OPTION...]: -Og compiles fastest and keeps Eigen's assertions. $without,
 # where set, names tests that are left out.
@@ -50,7 +51,7 @@ test_on_emulated_processors() {
 
 case ${1:-} in
   '' | --all) ;;
-  --help) sed -n '3,8s/^# //p' "$0"; exit 0 ;;
+  --help) sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
   *) echo "Unknown option $1; there are --all and --help" >&2; exit 1 ;;
 esac
 

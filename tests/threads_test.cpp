@@ -16,11 +16,8 @@
 #include "support/random.hpp"
 #include "support/refused.hpp"
 
-using batchnorm::BatchNorm1d;
-using batchnorm::BatchNorm2d;
-using batchnorm::ChannelAxis;
-using batchnorm::NonFinite;
-using batchnorm::Options;
+using batchnorm::BatchNorm1d, batchnorm::BatchNorm2d;
+using batchnorm::ChannelAxis, batchnorm::NonFinite, batchnorm::Options;
 using Eigen::Index;
 using testing::Device;
 using testing::device_of;
@@ -83,6 +80,30 @@ void check_images(const Options& options) {
   check(8, 70, 35, 37);  // many channels
   check(26, 1030, 5, 5);
   check(2, 3, 4, 5);  // too small for threads
+}
+
+/// Calls layers on the threads of a pool, all at once. Each layer uses the device, and must give
+/// the bits of a layer without one.
+void check_calls_on(Eigen::ThreadPool& pool, unsigned calls, Eigen::ThreadPoolDevice& device,
+                    const Eigen::MatrixXf& x) {
+  BatchNorm1d<float> alone(x.cols());
+  const auto expected = run(alone, x, x);
+  Eigen::Barrier done(calls);
+  std::vector<Results<Eigen::MatrixXf>> results(calls);
+  for (auto& result : results) {
+    pool.Schedule([&] {
+      BatchNorm1d<float> layer(x.cols());
+      layer.set_device(&device);
+      result = run(layer, x, x);
+      done.Notify();
+    });
+  }
+  done.Wait();
+  for (const auto& result : results) {
+    CHECK(same_bits(result.y, expected.y));
+    CHECK(same_bits(result.dx, expected.dx));
+    CHECK(same_bits(result.dx_eval, expected.dx_eval));
+  }
 }
 
 }  // namespace
@@ -172,54 +193,17 @@ TEST_CASE("a refused batch changes nothing with threads either", "[threads]") {
 
 TEST_CASE("a call on one of the pool's own threads comes back, with the same bits", "[threads]") {
   // With one thread in the pool a call that waited for the pool would wait for ever.
-  Eigen::MatrixXf x(100000, 7);
-  testing::Random random(2);
-  random.fill(x);
-  BatchNorm1d<float> alone(7);
-  const auto expected = run(alone, x, x);
+  const auto x = testing::filled(Eigen::MatrixXf(100000, 7), 2);
   for (const int threads : {1, 2, 4}) {
     Device& d = device_of(threads);
-    Eigen::Barrier done(static_cast<unsigned>(2 * threads));
-    std::vector<Results<Eigen::MatrixXf>> results(static_cast<std::size_t>(2 * threads));
-    for (auto& result : results) {  // twice as many as there are threads, all at once
-      d.pool.Schedule([&] {
-        BatchNorm1d<float> layer(7);
-        layer.set_device(&d.device);
-        result = run(layer, x, x);
-        done.Notify();
-      });
-    }
-    done.Wait();
-    for (const auto& result : results) {
-      CHECK(same_bits(result.y, expected.y));
-      CHECK(same_bits(result.dx, expected.dx));
-      CHECK(same_bits(result.dx_eval, expected.dx_eval));
-    }
+    check_calls_on(d.pool, static_cast<unsigned>(2 * threads), d.device, x);
   }
 }
 
 TEST_CASE("layers on threads of their own share a device", "[threads]") {
-  Eigen::MatrixXf x(60000, 7);
-  testing::Random random(3);
-  random.fill(x);
-  BatchNorm1d<float> alone(7);
-  const auto expected = run(alone, x, x);
-  Device callers(4), &shared = device_of(2);
-  Eigen::Barrier done(8);
-  std::vector<Results<Eigen::MatrixXf>> results(8);
-  for (auto& result : results) {
-    callers.pool.Schedule([&] {
-      BatchNorm1d<float> layer(7);
-      layer.set_device(&shared.device);
-      result = run(layer, x, x);
-      done.Notify();
-    });
-  }
-  done.Wait();
-  for (const auto& result : results) {
-    CHECK(same_bits(result.y, expected.y));
-    CHECK(same_bits(result.dx, expected.dx));
-  }
+  Device callers(4);
+  const auto x = testing::filled(Eigen::MatrixXf(60000, 7), 3);
+  check_calls_on(callers.pool, 8, device_of(2).device, x);
 }
 
 TEST_CASE("a call waits for no thread of the pool that comes late, nor does the layer",

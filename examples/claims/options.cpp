@@ -1,34 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "options.hpp"
 
-#include <algorithm>
-#include <charconv>
 #include <cxxopts.hpp>
-#include <iostream>
-#include <thread>
 
 #include "claims.hpp"
+#include "command_line.hpp"
 
 namespace claims {
 namespace {
 
 constexpr Effort kQuick{2, 0.25, 1}, kFull{5, 1.0, 1};
-
-[[noreturn]] void fail(const std::string& what) {
-  throw OptionError("[claims] " + what + "\nTry --help.");
-}
-
-/// The whole of given as a whole number from low to high.
-int number(const std::string& option, const std::string& given, int low, int high) {
-  int value = 0;
-  const char* const end = given.data() + given.size();
-  const auto [rest, error] = std::from_chars(given.data(), end, value);
-  if (error != std::errc() || rest != end || value < low || value > high) {
-    fail("--" + option + ": expected a whole number from " + std::to_string(low) + " to " +
-         std::to_string(high) + ", got '" + given + "'");
-  }
-  return value;
-}
 
 cxxopts::Options describe() {
   std::string about =
@@ -38,41 +19,31 @@ cxxopts::Options describe() {
     about += "\n  " + std::to_string(++count) + ". " + claim.title;
   }
   cxxopts::Options parser("claims", about + "\n");
-  // Numbers are taken as text: what cxxopts says of a bad one does not name the option.
   parser.add_options()  //
       ("full",
        "5 seeds and all steps, for the verdicts (default: a quick look, 2 seeds and a "
-       "quarter of the steps)")                                                         //
-      ("claim", "examine this one alone", cxxopts::value<std::string>())                //
-      ("seeds", "instead of 2 or 5", cxxopts::value<std::string>())                     //
-      ("steps", "instead of 25 or 100 percent", cxxopts::value<std::string>())          //
-      ("threads", "to train with (default: all cores)", cxxopts::value<std::string>())  //
-      ("data", "folder of the four idx files",
-       cxxopts::value<std::string>()->default_value(Options{}.data))  //
-      ("out", "folder for verdicts.md and the pictures",
-       cxxopts::value<std::string>()->default_value(Options{}.out))  //
-      ("h,help", "this text");
+       "quarter of the steps)")                                                 //
+      ("claim", "examine this one alone", cxxopts::value<std::string>())        //
+      ("seeds", "instead of 2 or 5", cxxopts::value<std::string>())             //
+      ("steps", "instead of 25 or 100 percent", cxxopts::value<std::string>())  //
+      ("threads", "to train with (default: all cores)", cxxopts::value<std::string>());
+  fashion_mnist::add_common_options(parser, Options{}.data, Options{}.out,
+                                    "verdicts.md and the pictures");
   return parser;
 }
 
-Options read(const cxxopts::ParseResult& given) {
-  const auto integer = [&](const char* key, int low, int high) {
-    return number(key, given[key].as<std::string>(), low, high);
-  };
+Options read(const fashion_mnist::CommandLine& line) {
   Options options;
-  options.effort = given.count("full") != 0 ? kFull : kQuick;
-  if (given.count("seeds") != 0) options.effort.seeds = integer("seeds", 2, 1000);
-  if (given.count("steps") != 0) options.effort.steps = 0.01 * integer("steps", 1, 1000);
-  options.effort.threads =
-      given.count("threads") != 0
-          ? integer("threads", 1, 1024)
-          : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  if (given.count("claim") != 0) {
-    options.claim =
-        static_cast<std::size_t>(integer("claim", 1, static_cast<int>(all_claims().size())));
-  }
-  options.data = given["data"].as<std::string>();
-  options.out = given["out"].as<std::string>();
+  line.set("data", options.data);
+  line.set("out", options.out);
+  line.set("claim", options.claim, 1, all_claims().size());
+  options.effort = line.has("full") ? kFull : kQuick;
+  line.set("seeds", options.effort.seeds, 2, 1000);
+  int percent = 0;
+  line.set("steps", percent, 1, 1000);
+  if (percent != 0) options.effort.steps = 0.01 * percent;
+  options.effort.threads = fashion_mnist::all_cores();
+  line.set("threads", options.effort.threads, 1, 1024);
   return options;
 }
 
@@ -80,20 +51,8 @@ Options read(const cxxopts::ParseResult& given) {
 
 std::optional<Options> parse_options(int argc, const char* const* argv) {
   auto parser = describe();
-  parser.set_width(100);
-  try {
-    const auto given = parser.parse(argc, argv);
-    if (given.count("help") != 0) {
-      std::cout << parser.help();
-      return std::nullopt;
-    }
-    if (!given.unmatched().empty()) fail("unexpected argument '" + given.unmatched().front() + "'");
-    return read(given);
-  } catch (const OptionError&) {
-    throw;
-  } catch (const std::exception& error) {  // cxxopts renamed its exceptions between versions
-    fail(error.what());
-  }
+  const auto line = fashion_mnist::parse_command_line("claims", parser, argc, argv);
+  return line ? std::optional(read(*line)) : std::nullopt;
 }
 
 }  // namespace claims

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 #include "study.hpp"
@@ -18,11 +17,7 @@ struct Options {
   std::string out = CLAIMS_OUT;  // defined by CMake, a folder that git ignores
 };
 
-class OptionError : public std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-/// Empty where --help was asked for and printed. Throws OptionError on any bad option.
+/// Nothing if --help was given and printed. Throws fashion_mnist::OptionError for a bad option.
 [[nodiscard]] std::optional<Options> parse_options(int argc, const char* const* argv);
 
 }  // namespace claims

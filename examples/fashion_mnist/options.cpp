@@ -1,62 +1,18 @@
 // SPDX-License-Identifier: MIT
 #include "options.hpp"
 
-#include <algorithm>
-#include <charconv>
 #include <cxxopts.hpp>
-#include <initializer_list>
-#include <iostream>
 #include <limits>
-#include <sstream>
-#include <system_error>
-#include <thread>
-#include <type_traits>
-#include <utility>
+
+#include "command_line.hpp"
 
 namespace fashion_mnist {
 namespace {
-
-[[noreturn]] void fail(const std::string& what) {
-  throw OptionError("[fashion_mnist] " + what + "\nTry --help.");
-}
-
-template <class T>
-std::string text(const T& value) {
-  std::ostringstream out;
-  out << value;
-  return out.str();
-}
-
-/// The whole of given as a number from low to high.
-template <class T>
-T number(const std::string& option, const std::string& given, T low, T high) {
-  T value{};
-  const char* const end = given.data() + given.size();
-  const auto [rest, error] = std::from_chars(given.data(), end, value);
-  const bool inside = value >= low && value <= high;  // a NaN is not
-  if (error != std::errc() || rest != end || !inside) {
-    fail("--" + option + ": expected " + (std::is_integral_v<T> ? "a whole number" : "a number") +
-         " from " + text(low) + " to " + text(high) + ", got '" + given + "'");
-  }
-  return value;
-}
-
-template <class Value>
-Value choice(const std::string& option, const std::string& given,
-             std::initializer_list<std::pair<const char*, Value>> choices) {
-  std::string names;
-  for (const auto& [key, value] : choices) {
-    if (given == key) return value;
-    names += (names.empty() ? "" : ", ") + std::string(key);
-  }
-  fail("--" + option + ": expected one of " + names + "; got '" + given + "'");
-}
 
 cxxopts::Options describe() {
   cxxopts::Options parser("fashion_mnist",
                           "Trains a convolutional network with and without batch normalization on "
                           "Fashion-MNIST, side by side from the same weights.\n");
-  // Numbers are taken as text: what cxxopts says of a bad one does not name the option.
   parser.add_options()                                                                     //
       ("model", "lenet or convbn", cxxopts::value<std::string>()->default_value("lenet"))  //
       ("bn", "train with batch norm: both (with and without), on, off",
@@ -78,12 +34,9 @@ cxxopts::Options describe() {
       ("seed", "of weights and order", cxxopts::value<std::string>()->default_value("0"))  //
       ("threads", "to compute with (default: all cores)", cxxopts::value<std::string>())   //
       ("images", "use the first N training and at most N test images (default: all)",
-       cxxopts::value<std::string>())  //
-      ("data", "folder of the four idx files",
-       cxxopts::value<std::string>()->default_value(Options{}.data))  //
-      ("out", "folder for curves.csv, epochs.csv and curves.svg",
-       cxxopts::value<std::string>()->default_value(Options{}.out))  //
-      ("h,help", "this text");
+       cxxopts::value<std::string>());
+  add_common_options(parser, Options{}.data, Options{}.out,
+                     "curves.csv, epochs.csv and curves.svg");
   return parser;
 }
 
@@ -94,8 +47,10 @@ void use(OptimizerKind optimizer, Options& options) {
   options.learning_rate = optimizer == OptimizerKind::sgd ? 1.0 : 0.001;
 }
 
-void apply_preset(const std::string& preset, Options& options) {
-  const bool best = choice<bool>("preset", preset, {{"d2l", false}, {"best", true}});
+void apply_preset(const CommandLine& line, Options& options) {
+  if (!line.has("preset")) return;
+  bool best = false;
+  line.set("preset", best, {{"d2l", false}, {"best", true}});
   options.epochs = 10;
   options.batch = 128;
   if (best) {
@@ -107,57 +62,38 @@ void apply_preset(const std::string& preset, Options& options) {
   }
 }
 
-Options read(const cxxopts::ParseResult& given) {
-  const auto string = [&](const char* key) { return given[key].as<std::string>(); };
-  const auto integer = [&](const char* key, long long low, long long high) {
-    return number(key, string(key), low, high);
-  };
-  constexpr long long kMaxImages = 1'000'000;
-
-  Options options;
-  options.model =
-      choice<Model>("model", string("model"), {{"lenet", Model::lenet}, {"convbn", Model::convbn}});
-  // The model chooses first, then the preset, then the user.
+/// The model chooses the optimizer and the rate first, then the preset, then the user.
+void choose_training(const CommandLine& line, Options& options) {
+  line.set("model", options.model, {{"lenet", Model::lenet}, {"convbn", Model::convbn}});
   if (options.model == Model::convbn) use(OptimizerKind::adam, options);
-  if (given.count("preset") != 0) apply_preset(string("preset"), options);
-  if (given.count("optimizer") != 0) {
-    use(choice<OptimizerKind>("optimizer", string("optimizer"),
-                              {{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}}),
-        options);
+  apply_preset(line, options);
+  OptimizerKind optimizer = options.optimizer;
+  line.set("optimizer", optimizer, {{"sgd", OptimizerKind::sgd}, {"adam", OptimizerKind::adam}});
+  use(optimizer, options);
+  line.set("lr", options.learning_rate, 0.0, 1e6);
+  line.set("momentum", options.momentum, 0.0, 1.0);
+  if (line.has("momentum") && options.optimizer == OptimizerKind::adam) {
+    line.fail("--momentum: belongs to sgd, not to adam");
   }
-  if (given.count("bn") != 0) {
-    options.bn = choice<BatchNormRuns>(
-        "bn", string("bn"),
-        {{"both", BatchNormRuns::both}, {"on", BatchNormRuns::on}, {"off", BatchNormRuns::off}});
-  }
-  options.conv_bias = given.count("no-conv-bias") == 0;
-  if (given.count("epochs") != 0) options.epochs = static_cast<int>(integer("epochs", 1, 10'000));
-  if (given.count("batch") != 0) {
-    // Batch norm needs two values to have a variance.
-    options.batch = static_cast<std::size_t>(integer("batch", 2, kMaxImages));
-  }
-  if (given.count("lr") != 0) {
-    options.learning_rate = number("lr", string("lr"), 0.0, 1e6);
-  }
-  if (given.count("momentum") != 0) {
-    options.momentum = number("momentum", string("momentum"), 0.0, 1.0);
-    if (options.optimizer == OptimizerKind::adam) fail("--momentum: belongs to sgd, not to adam");
-  }
-  if (given.count("schedule") != 0) {
-    options.schedule =
-        choice<Schedule>("schedule", string("schedule"),
-                         {{"constant", Schedule::constant}, {"cosine", Schedule::cosine}});
-  }
-  options.seed =
-      static_cast<std::uint64_t>(integer("seed", 0, std::numeric_limits<long long>::max()));
-  options.threads = given.count("threads") != 0
-                        ? static_cast<int>(integer("threads", 1, 1024))
-                        : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  if (given.count("images") != 0) {
-    options.images = static_cast<std::size_t>(integer("images", 2, kMaxImages));
-  }
-  options.data = string("data");
-  options.out = string("out");
+  line.set("schedule", options.schedule,
+           {{"constant", Schedule::constant}, {"cosine", Schedule::cosine}});
+}
+
+Options read(const CommandLine& line) {
+  constexpr std::size_t kMaxImages = 1'000'000;
+  Options options;
+  choose_training(line, options);
+  line.set("bn", options.bn,
+           {{"both", BatchNormRuns::both}, {"on", BatchNormRuns::on}, {"off", BatchNormRuns::off}});
+  options.conv_bias = !line.has("no-conv-bias");
+  line.set("epochs", options.epochs, 1, 10'000);
+  line.set("batch", options.batch, 2, kMaxImages);  // batch norm needs two values for a variance
+  line.set("seed", options.seed, 0, std::numeric_limits<std::int64_t>::max());
+  options.threads = all_cores();
+  line.set("threads", options.threads, 1, 1024);
+  line.set("images", options.images, 2, kMaxImages);
+  line.set("data", options.data);
+  line.set("out", options.out);
   return options;
 }
 
@@ -165,20 +101,8 @@ Options read(const cxxopts::ParseResult& given) {
 
 std::optional<Options> parse_options(int argc, const char* const* argv) {
   auto parser = describe();
-  parser.set_width(100);
-  try {
-    const auto given = parser.parse(argc, argv);
-    if (given.count("help") != 0) {
-      std::cout << parser.help();
-      return std::nullopt;
-    }
-    if (!given.unmatched().empty()) fail("unexpected argument '" + given.unmatched().front() + "'");
-    return read(given);
-  } catch (const OptionError&) {
-    throw;
-  } catch (const std::exception& error) {  // cxxopts renamed its exceptions between versions
-    fail(error.what());
-  }
+  const auto line = parse_command_line("fashion_mnist", parser, argc, argv);
+  return line ? std::optional(read(*line)) : std::nullopt;
 }
 
 const char* name(Model model) { return model == Model::lenet ? "LeNet" : "ConvBNNet"; }

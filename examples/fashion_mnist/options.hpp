@@ -5,7 +5,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <stdexcept>
 #include <string>
 
 namespace fashion_mnist {
@@ -32,11 +31,7 @@ struct Options {
   std::string out = FASHION_MNIST_OUT;  // defined by CMake, a folder that git ignores
 };
 
-class OptionError : public std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-/// Empty where --help was asked for and printed. Throws OptionError on any bad option.
+/// Nothing if --help was given and printed. Throws OptionError (command_line.hpp) for a bad option.
 [[nodiscard]] std::optional<Options> parse_options(int argc, const char* const* argv);
 
 [[nodiscard]] const char* name(Model model);

@@ -11,7 +11,7 @@ case ${1:-} in
 esac
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=$root/build/benchmarks
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 need_packages g++ cmake make pkg-config libeigen3-dev libbenchmark-dev libtorch-dev libdnnl-dev
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a fused ReLU and residual cost; fused.sh builds and runs it. Prints a Markdown table: medians
-// of rounds in which the contenders take turns, in times of the plain layer.
+// What a fused ReLU and residual cost; feature.sh builds and runs it. Prints a Markdown table:
+// medians of rounds in which the contenders take turns, in times of the plain layer.
 #include <batchnorm/extras/fused.hpp>
 #include <cstdio>
 #include <oneapi/dnnl/dnnl.hpp>
@@ -11,7 +11,6 @@
 namespace {
 
 using batchnorm::BatchNorm2d;
-using batchnorm::ChannelAxis;
 using batchnorm::Fused;
 using batchnorm::plus;
 using Images = Eigen::Tensor<float, 4, Eigen::RowMajor>;
@@ -74,7 +73,7 @@ class OneDnn {
 
 void measure(Eigen::Index n, Eigen::Index c, Eigen::Index s, bool channels_last) {
   batchnorm::Options options;
-  if (channels_last) options.channel_axis = ChannelAxis::last;
+  if (channels_last) options.channel_axis = batchnorm::ChannelAxis::last;
   BatchNorm2d<float> bn(c, options), under(c, options), under_residual(c, options);
   Fused fused(under, batchnorm::Relu()), with_residual(under_residual, batchnorm::Relu());
   const Images shape = channels_last ? Images(n, s, s, c) : Images(n, c, s, s);
@@ -84,16 +83,13 @@ void measure(Eigen::Index n, Eigen::Index c, Eigen::Index s, bool channels_last)
   OneDnn in_blocks(n, c, s, s, Tag::nChw8c);
 
   const auto relu_gradient = [&] { values(dr) = (values(y) > 0).select(values(dy), 0); };
-  /// Of the first, its seconds, of the others, what multiple of it they took in the same round.
+  /// The seconds of the first work, then for each other work its time divided by the first one's.
   const auto medians = [](const std::vector<std::function<void()>>& works) {
     for (const auto& work : works) work();
-    auto times = bench::in_turn(works, {21, 5e-3, {}});
+    const auto times = bench::in_turn(works, {21, 5e-3, {}});
     std::vector<double> result{bench::median(times[0])};
     for (std::size_t i = 1; i < times.size(); ++i) {
-      for (std::size_t round = 0; round < times[i].size(); ++round) {
-        times[i][round] /= times[0][round];
-      }
-      result.push_back(bench::median(times[i]));
+      result.push_back(bench::median(bench::ratios(times[i], times[0])));
     }
     return result;
   };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What training in place saves on ConvBNNet, the examples' network; in_place.sh builds and runs it.
+// What training in place saves on ConvBNNet, the examples' network; feature.sh builds and runs it.
 // Prints a Markdown table of what lies on the heap after a training step, and of a step's time.
 #define EIGEN_USE_THREADS
 #include <malloc.h>
@@ -93,10 +93,9 @@ int main() {
         model.backward(x, dy);
       };
     };
-    auto times = bench::in_turn({step(plain), step(in_place)}, {11, 5e-2, {}});
-    for (std::size_t i = 0; i < times[1].size(); ++i) times[1][i] /= times[0][i];
+    const auto times = bench::in_turn({step(plain), step(in_place)}, {11, 5e-2, {}});
     std::printf("| %td | %.1f MB | %.1f MB | %.1f MB | %.1f MB | %.2f x |\n", batch,
                 a.after_forward, b.after_forward, a.after_backward, b.after_backward,
-                bench::median(times[1]));
+                bench::median(bench::ratios(times[1], times[0])));
   }
 }

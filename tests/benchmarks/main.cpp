@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Measures this library beside its peers and the limit of memory, and writes a report.
-#include <malloc.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <stdexcept>
@@ -48,37 +45,23 @@ std::size_t last_level_cache() {
 }
 
 Options parse(int argc, char** argv) {
+  using Value = const std::string&;
   Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string option = argv[i];
-    const auto value = [&] {
-      if (i + 1 == argc) throw std::invalid_argument(option + " expects a value; see --help");
-      return std::string(argv[++i]);
-    };
-    if (option == "--quick") {
-      options.quick = true;
-      options.settings.pairs = 7;
-    } else if (option == "--filter") {
-      options.filter = value();
-    } else if (option == "--threads") {
-      options.threads = bench::positives(option, value());
-    } else if (option == "--pairs") {
-      options.settings.pairs = bench::positive(option, value());
-    } else if (option == "--portable") {
-      options.settings.portable = true;
-    } else if (option == "--cache") {
-      options.cache = static_cast<std::size_t>(bench::positive(option, value())) << 20;
-    } else if (option == "--report") {
-      options.report = value();
-    } else if (option == "--list") {
-      options.list = true;
-    } else if (option == "--help") {
-      std::cout << help;
-      std::exit(0);
-    } else {
-      throw std::invalid_argument("unknown option " + option + "; see --help");
-    }
-  }
+  bench::Settings& settings = options.settings;
+  bench::parse(
+      argc, argv, help,
+      {{"--quick", false, [&](Value) { options.quick = true, settings.pairs = 7; }},
+       {"--filter", true, [&](Value value) { options.filter = value; }},
+       {"--threads", true,
+        [&](Value value) { options.threads = bench::positives("--threads", value); }},
+       {"--pairs", true, [&](Value value) { settings.pairs = bench::positive("--pairs", value); }},
+       {"--portable", false, [&](Value) { settings.portable = true; }},
+       {"--cache", true,
+        [&](Value value) {
+          options.cache = static_cast<std::size_t>(bench::positive("--cache", value)) << 20;
+        }},
+       {"--report", true, [&](Value value) { options.report = value; }},
+       {"--list", false, [&](Value) { options.list = true; }}});
   if (options.threads.empty()) {
     options.threads = {1, 2, static_cast<int>(std::thread::hardware_concurrency())};
   }
@@ -149,14 +132,5 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Memory that was freed is used again, never given back and asked for anew: this favours those
-  // that allocate their results.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
-  try {
-    return run(parse(argc, argv));
-  } catch (const std::exception& error) {
-    std::cerr << "\n" << error.what() << "\n";
-    return 1;
-  }
+  return bench::run_program([&] { return run(parse(argc, argv)); });
 }

@@ -219,14 +219,8 @@ class Report {
     }
   }
   static std::string verdict_name(Verdict verdict) {
-    switch (verdict) {
-      case Verdict::won:
-        return "won";
-      case Verdict::lost:
-        return "**lost**";
-      default:
-        return "undecided";
-    }
+    if (verdict == Verdict::won) return "won";
+    return verdict == Verdict::lost ? "**lost**" : "undecided";
   }
 
   std::ostream& out_;

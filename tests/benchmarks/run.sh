@@ -15,7 +15,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 build=$root/build/benchmarks
 report=$build/report.md
 include=${INCLUDE:-$root/include}
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 everything=yes compile_pairs=7 o2=
 for option; do

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What merging and synchronizing cost; sync.sh builds and runs it, on 1, 2 and 4 ranks. Each rank is
-// a process of MPI, or with --threads N a thread. Rank 0 prints rows of Markdown tables: medians of
-// rounds in which what is compared takes turns.
+// What merging and synchronizing cost; feature.sh builds and runs it, on 1, 2 and 4 ranks. Each
+// rank is a process of MPI, or with --threads N a thread. Rank 0 prints rows of Markdown tables:
+// medians of rounds in which what is compared takes turns.
 #include <batchnorm/moments.hpp>
 #include <batchnorm/mpi.hpp>
 #include <batchnorm/sync.hpp>

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Measures two versions of this library against each other, in turn. They differ in their headers,
 // their compiler or its flags. versions.sh compiles them and runs this program.
-#include <malloc.h>
-
 #include <algorithm>
 #include <iostream>
 #include <thread>
@@ -72,25 +70,12 @@ Options parse(int argc, char** argv) {
   options.settings.seconds = 1e-3;
   options.settings.seconds_in_all = 3;
   options.settings.back_and_forth = true;
-  for (int i = 1; i < argc; ++i) {
-    const std::string option = argv[i];
-    const auto value = [&] {
-      if (i + 1 == argc) throw std::invalid_argument(option + " expects a value; see --help");
-      return std::string(argv[++i]);
-    };
-    if (option == "--filter") {
-      options.filter = value();
-    } else if (option == "--pairs") {
-      options.settings.pairs = bench::positive(option, value());
-    } else if (option == "--list") {
-      options.list = true;
-    } else if (option == "--help") {
-      std::cout << help;
-      std::exit(0);
-    } else {
-      throw std::invalid_argument("unknown option " + option + "; see --help");
-    }
-  }
+  using Value = const std::string&;
+  bench::parse(argc, argv, help,
+               {{"--filter", true, [&](Value value) { options.filter = value; }},
+                {"--pairs", true,
+                 [&](Value value) { options.settings.pairs = bench::positive("--pairs", value); }},
+                {"--list", false, [&](Value) { options.list = true; }}});
   return options;
 }
 
@@ -215,13 +200,5 @@ int run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  // Memory that was freed is used again and not given back: cells begin sooner.
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
-  try {
-    return run(parse(argc, argv));
-  } catch (const std::exception& error) {
-    std::cerr << "\n" << error.what() << "\n";
-    return 1;
-  }
+  return bench::run_program([&] { return run(parse(argc, argv)); });
 }

@@ -15,7 +15,7 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 here=$root/tests/benchmarks
 build=$root/build/versions
-. "$root/tests/packages.sh"
+. "$root/tests/tools/packages.sh"
 
 usage() {
   echo "$1; see --help" >&2

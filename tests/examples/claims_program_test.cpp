@@ -9,23 +9,17 @@
 namespace {
 
 using testing::contains;
+using testing::count;
 
 testing::Ended run(const testing::Folder& folder, const std::string& arguments) {
   return testing::run_program(folder, CLAIMS, arguments);
-}
-
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t found = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
 }
 
 }  // namespace
 
 TEST_CASE("every claim is examined, gets its verdicts and its picture", "[claims]") {
   const testing::Folder folder;
-  testing::write_bands(folder, "train", 300);
-  testing::write_bands(folder, "t10k", 100);
+  testing::write_bands(folder, 300, 100);
   const std::string out = folder.file("some/new/folder");
   const auto result = run(
       folder, "--steps 1 --seeds 2 --threads 2 --data '" + folder.path() + "' --out '" + out + "'");
@@ -51,8 +45,7 @@ TEST_CASE("every claim is examined, gets its verdicts and its picture", "[claims
 
 TEST_CASE("one claim alone is examined where one is asked for", "[claims]") {
   const testing::Folder folder;
-  testing::write_bands(folder, "train", 300);
-  testing::write_bands(folder, "t10k", 100);
+  testing::write_bands(folder, 300, 100);
   const auto result = run(
       folder, "--claim 9 --steps 1 --data '" + folder.path() + "' --out '" + folder.path() + "'");
   REQUIRE(result.code == 0);

@@ -25,8 +25,7 @@ double number_after(const std::string& words, const std::string& text) {
 TEST_CASE("synchronized ranks learn as one process does, ranks with statistics of their own do not",
           "[data_parallel]") {
   const testing::Folder folder;
-  testing::write_bands(folder, "train", 480);
-  testing::write_bands(folder, "t10k", 100);
+  testing::write_bands(folder, 480, 100);
   const struct {
     int ranks;
     std::string per_rank;
@@ -60,8 +59,7 @@ TEST_CASE("what goes wrong ends the program with a reason", "[data_parallel]") {
   result = run(folder, "--ranks 2");
   CHECK(result.code != 0);
   CHECK(contains(result.err, folder.path() + "/train-images-idx3-ubyte.gz: "));
-  testing::write_bands(folder, "train", 20);
-  testing::write_bands(folder, "t10k", 20);
+  testing::write_bands(folder, 20, 20);
   result = run(folder, "--ranks 3");
   CHECK(result.code != 0);
   CHECK(contains(result.err, "expected at least a batch of 24"));

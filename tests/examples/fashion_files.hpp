@@ -85,7 +85,7 @@ inline void write_gzip(const std::string& path, const Bytes& bytes) {
 }
 
 /// Images that a network can learn: class k has a bright band at rows 2k + 4 and 2k + 5 on noise.
-inline void write_bands(const Folder& folder, const std::string& split, std::uint32_t count) {
+inline void write_split(const Folder& folder, const std::string& split, std::uint32_t count) {
   Bytes images = image_header(count);
   Bytes labels;
   std::uint32_t noise = 12345;
@@ -100,6 +100,12 @@ inline void write_bands(const Folder& folder, const std::string& split, std::uin
   }
   write_gzip(folder.file(split + "-images-idx3-ubyte.gz"), images);
   write_gzip(folder.file(split + "-labels-idx1-ubyte.gz"), label_file(labels));
+}
+
+/// So many images for training and for testing.
+inline void write_bands(const Folder& folder, std::uint32_t train, std::uint32_t test) {
+  write_split(folder, "train", train);
+  write_split(folder, "t10k", test);
 }
 
 }  // namespace testing

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "../support/catch.hpp"
+#include "command_line.hpp"
 #include "options.hpp"
 
 namespace {

@@ -5,10 +5,12 @@
 
 #include "../support/catch.hpp"
 #include "plot.hpp"
+#include "text.hpp"
 
 namespace {
 
 using fashion_mnist::History;
+using testing::count;
 
 History history(const std::string& network, double loss) {
   History result;
@@ -24,12 +26,6 @@ std::string svg(const std::vector<History>& histories) {
   std::ostringstream out;
   fashion_mnist::write_svg(out, "A <title> & more", "below", histories);
   return out.str();
-}
-
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t found = 0;
-  for (auto at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
 }
 
 }  // namespace

@@ -17,8 +17,7 @@ testing::Ended run(const testing::Folder& folder, const std::string& arguments) 
 
 TEST_CASE("the program trains, prints its table and writes its curves", "[fashion]") {
   const testing::Folder folder;
-  testing::write_bands(folder, "train", 400);
-  testing::write_bands(folder, "t10k", 100);
+  testing::write_bands(folder, 400, 100);
   const std::string out = folder.file("some/new/folder");
   const auto result = run(folder, "--images 300 --epochs 2 --batch 50 --threads 2 --data '" +
                                       folder.path() + "' --out '" + out + "'");
@@ -45,8 +44,7 @@ TEST_CASE("bad options and missing data end the program with code 1 and a reason
   result = run(folder, "--data '" + folder.path() + "/none'");
   REQUIRE(result.code == 1);
   REQUIRE(contains(result.err, folder.path() + "/none/train-images-idx3-ubyte.gz: "));
-  testing::write_bands(folder, "train", 20);
-  testing::write_bands(folder, "t10k", 20);
+  testing::write_bands(folder, 20, 20);
   result = run(folder, "--data '" + folder.path() + "' --out /dev/null/x");
   REQUIRE(result.code == 1);
   REQUIRE(contains(result.err, "/dev/null/x"));

@@ -14,8 +14,7 @@ struct Bands {
   Dataset train_set, test_set;
 
   Bands() {
-    testing::write_bands(folder, "train", 200);
-    testing::write_bands(folder, "t10k", 60);
+    testing::write_bands(folder, 200, 60);
     train_set = read_dataset(folder.path(), "train");
     test_set = read_dataset(folder.path(), "t10k");
   }

@@ -37,8 +37,7 @@ TEST_CASE("threads that share a folded layer get the layer's own answers", "[inf
 
 TEST_CASE("a folded network predicts what the network with batch norms predicted", "[inference]") {
   const testing::Folder folder;
-  testing::write_bands(folder, "train", 600);
-  testing::write_bands(folder, "t10k", 200);
+  testing::write_bands(folder, 600, 200);
   for (const std::string model : {"lenet", "convbn"}) {
     const std::string text =
         printed(folder, "'" EXAMPLES_FOLDER "/fold_for_inference' --epochs 2 --batch 50 --model " +
@@ -54,8 +53,7 @@ TEST_CASE("a folded network predicts what the network with batch norms predicted
 #if defined(LOAD_PYTORCH_WEIGHTS)
 TEST_CASE("a network that PyTorch trained predicts the same here", "[inference]") {
   const testing::Folder folder;
-  testing::write_bands(folder, "train", 600);
-  testing::write_bands(folder, "t10k", 200);
+  testing::write_bands(folder, 600, 200);
   const std::string file = folder.file("lenet.safetensors"),
                     data = " --data '" + folder.path() + "'";
   printed(folder, "/usr/bin/python3 '" LOAD_PYTORCH_WEIGHTS "/train.py' '" + file + "'" + data);

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "fashion_files.hpp"
+#include "text.hpp"
 
 namespace testing {
 
@@ -24,10 +25,6 @@ inline Ended run_program(const Folder& folder, const std::string& program,
   const int status = std::system(command.c_str());
   REQUIRE(WIFEXITED(status));
   return {WEXITSTATUS(status), read_text(out), read_text(err)};
-}
-
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 }  // namespace testing

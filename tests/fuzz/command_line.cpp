@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The training example's command line, an argument in each line of the input.
+#include "command_line.hpp"
+
 #include <array>
 #include <charconv>
 #include <cstddef>
@@ -16,10 +18,10 @@
 namespace {
 
 using fuzz::require;
-using CommandLine = std::vector<std::string>;
+using Arguments = std::vector<std::string>;
 
 /// Nothing where it is refused or asks for help.
-std::optional<fashion_mnist::Options> parsed(const CommandLine& line) {
+std::optional<fashion_mnist::Options> parsed(const Arguments& line) {
   std::vector<const char*> arguments{"fashion_mnist"};
   for (const std::string& argument : line) arguments.push_back(argument.c_str());
   try {
@@ -38,26 +40,26 @@ std::string text(double v) {
 }
 
 /// A command line that says all of it.
-CommandLine written(const fashion_mnist::Options& o) {
+Arguments written(const fashion_mnist::Options& o) {
   using namespace fashion_mnist;
   const bool sgd = o.optimizer == OptimizerKind::sgd;
-  CommandLine line{std::string("--model=") + (o.model == Model::lenet ? "lenet" : "convbn"),
-                   std::string("--optimizer=") + (sgd ? "sgd" : "adam"),
-                   "--bn",
-                   o.bn == BatchNormRuns::both ? "both"
-                   : o.bn == BatchNormRuns::on ? "on"
-                                               : "off",
-                   "--schedule",
-                   o.schedule == Schedule::cosine ? "cosine" : "constant",
-                   "--epochs=" + std::to_string(o.epochs),
-                   "--batch=" + std::to_string(o.batch),
-                   "--lr=" + text(o.learning_rate),
-                   "--seed=" + std::to_string(o.seed),
-                   "--threads=" + std::to_string(o.threads),
-                   "--data",
-                   o.data,
-                   "--out",
-                   o.out};
+  Arguments line{std::string("--model=") + (o.model == Model::lenet ? "lenet" : "convbn"),
+                 std::string("--optimizer=") + (sgd ? "sgd" : "adam"),
+                 "--bn",
+                 o.bn == BatchNormRuns::both ? "both"
+                 : o.bn == BatchNormRuns::on ? "on"
+                                             : "off",
+                 "--schedule",
+                 o.schedule == Schedule::cosine ? "cosine" : "constant",
+                 "--epochs=" + std::to_string(o.epochs),
+                 "--batch=" + std::to_string(o.batch),
+                 "--lr=" + text(o.learning_rate),
+                 "--seed=" + std::to_string(o.seed),
+                 "--threads=" + std::to_string(o.threads),
+                 "--data",
+                 o.data,
+                 "--out",
+                 o.out};
   if (sgd) line.push_back("--momentum=" + text(o.momentum));
   if (o.images > 0) line.push_back("--images=" + std::to_string(o.images));
   if (!o.conv_bias) line.push_back("--no-conv-bias");
@@ -65,7 +67,7 @@ CommandLine written(const fashion_mnist::Options& o) {
 }
 
 void check(const std::string& input) {
-  CommandLine line;
+  Arguments line;
   std::istringstream lines(input);
   for (std::string argument; std::getline(lines, argument);) line.push_back(argument);
   const auto o = parsed(line);

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "onnx/onnx_file.hpp"
+#include "support/any_layer.hpp"
 #include "support/catch.hpp"
 
 using batchnorm::Momentum;
@@ -84,22 +85,11 @@ onnx::Node run(const std::string& name) {
                                  data / ("input_" + std::to_string(inputs.size()) + ".pb"))));
     }
     REQUIRE(inputs.size() == 5);
-    switch (inputs[0].dims.size()) {
-      case 2:
-        run<batchnorm::BatchNorm1d<float>, 2>(folder, node, inputs);
-        break;
-      case 3:
-        run<batchnorm::BatchNorm1d<float>, 3>(folder, node, inputs);
-        break;
-      case 4:
-        run<batchnorm::BatchNorm2d<float>, 4>(folder, node, inputs);
-        break;
-      case 5:
-        run<batchnorm::BatchNorm3d<float>, 5>(folder, node, inputs);
-        break;
-      default:
-        FAIL("unexpected rank " << inputs[0].dims.size());
-    }
+    const bool found = testing::with_rank(inputs[0].dims.size(), [&](auto rank) {
+      run<testing::LayerOf<float, decltype(rank)::value>, decltype(rank)::value>(folder, node,
+                                                                                 inputs);
+    });
+    if (!found) FAIL("unexpected rank " << inputs[0].dims.size());
     return node;
   }
   FAIL("no BatchNormalization in " << folder);

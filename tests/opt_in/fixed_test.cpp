@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "support/allocations.hpp"
-#include "support/compare.hpp"
-#include "support/derivative.hpp"
+#include "support/check_layer.hpp"
+#include "support/layer_gradient.hpp"
 #include "support/refused.hpp"
 
 using batchnorm::FixedBatchNorm1d;
@@ -18,7 +18,6 @@ using batchnorm::Options;
 using batchnorm::SingleValue;
 using Eigen::Index;
 using testing::check_throws;
-using testing::same_bits;
 using testing::Values;
 
 namespace {
@@ -158,22 +157,13 @@ TEST_CASE("a fixed layer is as exact as the layer", "[fixed]") {
           const auto layer = kind.layer(channels, options);
           testing::Random random(9);
           testing::randomize(*layer, random);
-          layer->train(training);
-          testing::ReferenceLayer reference(channels, options);
-          testing::copy_state(layer->state(), reference);
-          reference.training = training;
+          auto reference = testing::reference_of(*layer, channels, options, training);
           for (int step = 0; step < 2; ++step) {
             const Values y = layer->forward(x), expected_y = reference.forward(x);
-            CHECK(error_of_y(kind, reference, x, y, expected_y) <= 1);
-            CHECK(error_of_statistics(kind, reference, layer->state()) <= 1);
-            CHECK(layer->state().counter == reference.counter);
+            testing::check_forward(kind, reference, x, y, expected_y, layer->state());
           }
-          const Values dx = layer->backward(x, dy), expected_dx = reference.backward(x, dy);
-          const auto errors =
-              errors_of_gradients(kind, reference, x, dy, dx, expected_dx, layer->state());
-          CHECK(errors.dx <= 1);
-          CHECK(errors.dgamma <= 1);
-          CHECK(errors.dbeta <= 1);
+          const Values dx = layer->backward(x, dy);
+          testing::check_backward(kind, reference, x, dy, dx, layer->state());
         }
       }
     }
@@ -193,13 +183,7 @@ TEST_CASE("backward of a fixed layer is the gradient of forward", "[fixed][gradi
     static_cast<void>(bn.forward(x));
     const Matrix dx = bn.backward(x, dy);
     const std::function<double()> loss = [&] { return dy.cwiseProduct(bn.forward(x)).sum(); };
-    for (Index i = 0; i < x.size(); ++i) {
-      CHECK(testing::near(dx.data()[i], testing::derivative(x.data()[i], loss)));
-    }
-    for (Index c = 0; c < 2; ++c) {
-      CHECK(testing::near(bn.grad_gamma()[c], testing::derivative(bn.gamma()[c], loss)));
-      CHECK(testing::near(bn.grad_beta()[c], testing::derivative(bn.beta()[c], loss)));
-    }
+    testing::check_gradients_of(loss, x, dx, bn);
   }
 }
 

@@ -8,8 +8,8 @@
 #include <limits>
 
 #include "support/allocations.hpp"
-#include "support/compare.hpp"
-#include "support/derivative.hpp"
+#include "support/check_layer.hpp"
+#include "support/layer_gradient.hpp"
 #include "support/refused.hpp"
 
 using batchnorm::BatchNorm1d;
@@ -44,39 +44,19 @@ double slope(Relu, double z) { return z > 0 ? 1 : 0; }
 double slope(Relu6, double z) { return z > 0 && z < 6 ? 1 : 0; }
 double slope(LeakyRelu leaky, double z) { return z > 0 ? 1 : leaky.slope; }
 
-template <class Act>
-Values passed(Act activation, const Values& z, const Values& dy) {
-  Values dz = dy;
-  for (std::size_t i = 0; i < dz.data.size(); ++i) dz.data[i] *= slope(activation, z.data[i]);
-  return dz;
-}
+template <class Form, class Act>
+using FusedWrapper = Fused<Act, typename Form::Scalar, testing::spatial_of<Form>>;
 
 template <class Form, class Act>
-class FusedLayer : public testing::LayerOfForm<Form> {
- public:
-  using testing::LayerOfForm<Form>::LayerOfForm;
-
-  Values forward(const Values& x) override {
-    return Form::read(fused_.forward(Form::make(x, this->axis_)), this->axis_);
-  }
-  Values backward(const Values& x, const Values& dy) override {
-    auto dx = Form::make(dy, this->axis_);
-    fused_.backward(Form::make(x, this->axis_), dx, dx);
-    return Form::read(dx, this->axis_);
-  }
-
- private:
-  Fused<Act, typename Form::Scalar, std::max(1, Form::rank - 2)> fused_{this->layer_, Act()};
+struct FusedLayer : testing::WrappedLayer<Form, FusedWrapper<Form, Act>> {
+  FusedLayer(Index channels, const Options& options)
+      : FusedLayer::WrappedLayer(channels, options, Act()) {}
 };
 
 /// Calls f(kind, activation) for a choice of kinds and all activations.
 template <class Form, class Act, class F>
 void with_kind(const char* scalar, double unit, double small, const F& f) {
-  testing::Kind kind = testing::kind_of<Form>(scalar, unit, small);
-  kind.layer = [](Index channels, const Options& options) -> std::unique_ptr<testing::AnyLayer> {
-    return std::make_unique<FusedLayer<Form, Act>>(channels, options);
-  };
-  f(kind, Act());
+  f(testing::kind_of<Form, FusedLayer<Form, Act>>(scalar, unit, small), Act());
 }
 template <class F>
 void with_kinds(const F& f) {
@@ -98,16 +78,10 @@ void with_kinds(const F& f) {
 template <class F>
 void with_settings(const F& f) {
   with_kinds([&](const testing::Kind& kind, auto activation) {
-    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
-      for (const bool training : {true, false}) {
-        INFO(kind.name << ", " << typeid(activation).name());
-        INFO((axis == ChannelAxis::first ? "channel first" : "channel last"));
-        INFO((training ? "training" : "eval"));
-        Options options;
-        options.channel_axis = axis;
-        f(kind, activation, options, training);
-      }
-    }
+    testing::for_axes_and_modes([&](const Options& options, bool training) {
+      INFO(kind.name << ", " << typeid(activation).name());
+      f(kind, activation, options, training);
+    });
   });
 }
 
@@ -161,57 +135,22 @@ TEST_CASE("activation and residual give the numbers worked out by hand", "[fused
 }
 
 TEST_CASE("a fused activation is the layer's and then the activation", "[fused]") {
-  with_settings([](const testing::Kind& kind, auto activation, const Options& options,
-                   bool training) {
-    const auto spatial = testing::small_spatial(kind.rank);
-    const Values x = kind.rounded(testing::random_values(11, 5, spatial, 1));
-    const Values dy = kind.rounded(testing::random_values(11, 5, spatial, 2));
-    const auto layer = kind.layer(5, options);
-    spread(*layer);
-    layer->train(training);
-    testing::ReferenceLayer reference(5, options);
-    testing::copy_state(layer->state(), reference);
-    reference.training = training;
-
-    const Values y = layer->forward(x), z = reference.forward(x);
-    const auto apply = [&](double v) { return act(activation, v); };
-    CHECK(error_of_y(kind, reference, x, y, z.mapped(apply)) <= 1);
-    CHECK(error_of_statistics(kind, reference, layer->state()) <= 1);
-    const Values dx = layer->backward(x, dy), dz = passed(activation, z, dy);
-    const Values expected = reference.backward(x, dz);
-    const auto errors = errors_of_gradients(kind, reference, x, dz, dx, expected, layer->state());
-    CHECK(errors.dx <= 1);
-    CHECK(errors.dgamma <= 1);
-    CHECK(errors.dbeta <= 1);
-  });
+  with_settings(
+      [](const testing::Kind& kind, auto activation, const Options& options, bool training) {
+        const auto layer = kind.layer(5, options);
+        spread(*layer);
+        testing::check_with_activation(
+            kind, *layer, 5, options, training, [&](double z) { return act(activation, z); },
+            [&](double z) { return slope(activation, z); });
+      });
 }
 
 TEST_CASE("backward of a fused activation is the gradient of forward", "[fused][gradient]") {
   with_settings([](const testing::Kind& kind, auto, const Options& options, bool training) {
     if (!kind.is_double) return;
-    Values x = testing::random_values(3, 2, testing::small_spatial(kind.rank), 1);
-    const Values dy = testing::random_values(3, 2, testing::small_spatial(kind.rank), 2);
     const auto layer = kind.layer(2, options);
     spread(*layer);
-    layer->train(training);
-    testing::State state = layer->state();
-    layer->forward(x);
-    const Values dx = layer->backward(x, dy);
-    const testing::State after = layer->state();
-    const std::function<double()> loss = [&] {
-      layer->set(state);
-      const Values y = layer->forward(x);
-      double sum = 0;
-      for (std::size_t i = 0; i < y.data.size(); ++i) sum += dy.data[i] * y.data[i];
-      return sum;
-    };
-    for (std::size_t i = 0; i < x.data.size(); ++i) {
-      CHECK(testing::near(dx.data[i], testing::derivative(x.data[i], loss)));
-    }
-    for (std::size_t c = 0; c < 2; ++c) {
-      CHECK(testing::near(after.grad_gamma[c], 8 + testing::derivative(state.gamma[c], loss)));
-      CHECK(testing::near(after.grad_beta[c], 9 + testing::derivative(state.beta[c], loss)));
-    }
+    testing::check_gradients(kind, *layer, 3, 2, training);
   });
 }
 
@@ -241,13 +180,9 @@ TEMPLATE_TEST_CASE("backward with a residual is the gradient of forward", "[fuse
         return sum;
       };
       const double var = bn.running_var()[0];  // which a loss moves; training does not read it
-      for (Index i = 0; i < x.size(); ++i) {
-        CHECK(testing::near(dx.data()[i], testing::derivative(x.data()[i], loss)));
+      testing::check_gradients_of(loss, x, dx, bn);
+      for (Index i = 0; i < r.size(); ++i) {
         CHECK(testing::near(dr.data()[i], testing::derivative(r.data()[i], loss)));
-      }
-      for (Index c = 0; c < 3; ++c) {
-        CHECK(testing::near(bn.grad_gamma()[c], testing::derivative(bn.gamma()[c], loss)));
-        CHECK(testing::near(bn.grad_beta()[c], testing::derivative(bn.beta()[c], loss)));
       }
       CHECK((bn.running_var()[0] == var) == !training);
     }

@@ -4,8 +4,9 @@
 #include <batchnorm/moments.hpp>
 #include <cmath>
 
-#include "support/derivative.hpp"
+#include "support/check_layer.hpp"
 #include "support/in_steps.hpp"
+#include "support/layer_gradient.hpp"
 #include "support/refused.hpp"
 
 using batchnorm::BatchNorm1d;
@@ -18,6 +19,7 @@ using Eigen::MatrixXd;
 using testing::at;
 using testing::check_refused;
 using testing::Index;
+using testing::random_matrix;
 using testing::Values;
 
 namespace {
@@ -25,22 +27,12 @@ namespace {
 constexpr Index ghost_samples = 4;
 
 template <class Form>
-class InGhostBatches : public testing::LayerOfForm<Form> {
- public:
-  using testing::LayerOfForm<Form>::LayerOfForm;
+using GhostWrapper = GhostBatches<typename Form::Scalar, testing::spatial_of<Form>>;
 
-  Values forward(const Values& x) override {
-    return Form::read(ghost_.forward(Form::make(x, this->axis_)), this->axis_);
-  }
-  Values backward(const Values& x, const Values& dy) override {
-    auto dx = Form::make(dy, this->axis_);
-    ghost_.backward(Form::make(x, this->axis_), dx, dx);
-    return Form::read(dx, this->axis_);
-  }
-
- private:
-  GhostBatches<typename Form::Scalar, std::max(1, Form::rank - 2)> ghost_{this->layer_,
-                                                                          ghost_samples};
+template <class Form>
+struct InGhostBatches : testing::WrappedLayer<Form, GhostWrapper<Form>> {
+  InGhostBatches(Index channels, const Options& options)
+      : InGhostBatches::WrappedLayer(channels, options, ghost_samples) {}
 };
 
 /// Each ghost batch against a reference layer of its own, statistics against one of the whole batch.
@@ -84,13 +76,6 @@ void check_ghosts(const testing::Kind& kind, const Options& options, const Value
   }
 }
 
-MatrixXd random_matrix(Index rows, Index cols, std::uint64_t seed) {
-  testing::Random random(seed);
-  MatrixXd x(rows, cols);
-  random.fill(x, 1, 2);
-  return x;
-}
-
 }  // namespace
 
 TEST_CASE("each ghost batch is normalized by itself, and running statistics take them all",
@@ -122,13 +107,7 @@ TEST_CASE("the input gradient of ghost batches is that of dot(dy, y)", "[ghost]"
   const auto loss = [&] { return dy.cwiseProduct(steps.forward(x)).sum(); };
   loss();
   const MatrixXd dx = steps.backward(x, dy);
-  for (Index i = 0; i < x.size(); ++i) {
-    CHECK(testing::near(dx.data()[i], testing::derivative(x.data()[i], loss)));
-  }
-  for (Index c = 0; c < 3; ++c) {
-    CHECK(testing::near(bn.grad_gamma()[c], testing::derivative(bn.gamma()[c], loss)));
-    CHECK(testing::near(bn.grad_beta()[c], testing::derivative(bn.beta()[c], loss)));
-  }
+  testing::check_gradients_of(loss, x, dx, bn);
 }
 
 TEST_CASE("ghost batches leave inference as it is, to the bit", "[ghost]") {

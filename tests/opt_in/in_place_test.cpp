@@ -3,14 +3,12 @@
 
 #include <batchnorm/extras/in_place.hpp>
 #include <cmath>
-#include <functional>
 
-#include "support/derivative.hpp"
-#include "support/in_steps.hpp"
+#include "support/check_layer.hpp"
+#include "support/layer_gradient.hpp"
 #include "support/refused.hpp"
 
 using batchnorm::BatchNorm1d;
-using batchnorm::ChannelAxis;
 using batchnorm::Identity;
 using batchnorm::InPlace;
 using batchnorm::LeakyRelu;
@@ -46,28 +44,20 @@ class InPlaceLayer : public testing::LayerOfForm<Form> {
 
  private:
   typename Form::X x_or_y_;
-  InPlace<Act, typename Form::Scalar, std::max(1, Form::rank - 2)> in_place_{this->layer_,
-                                                                             make(Act())};
+  InPlace<Act, typename Form::Scalar, testing::spatial_of<Form>> in_place_{this->layer_,
+                                                                           make(Act())};
 };
 
 template <class Form, class Act, class F>
 void with_kind(const char* scalar, const F& f) {
-  testing::Kind kind = testing::kind_of<Form>(scalar, 0, 0);
-  kind.layer = [](Index channels, const Options& options) -> std::unique_ptr<testing::AnyLayer> {
-    return std::make_unique<InPlaceLayer<Form, Act>>(channels, options);
-  };
-  for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
-    for (const bool training : {true, false}) {
-      for (const bool scale : {true, false}) {
-        INFO(kind.name << (axis == ChannelAxis::first ? ", channel first" : ", channel last"));
-        INFO("training " << training << ", scale " << scale);
-        Options options;
-        options.channel_axis = axis;
-        options.scale = scale;
-        f(kind, options, training, slope_below(Act()));
-      }
+  const testing::Kind kind = testing::kind_of<Form, InPlaceLayer<Form, Act>>(scalar, 0, 0);
+  testing::for_axes_and_modes([&](Options options, bool training) {
+    for (const bool scale : {true, false}) {
+      INFO(kind.name << ", scale " << scale);
+      options.scale = scale;
+      f(kind, options, training, slope_below(Act()));
     }
-  }
+  });
 }
 template <class F>
 void with_kinds(const F& f) {
@@ -82,70 +72,34 @@ void with_kinds(const F& f) {
 }
 
 /// Parameters with gamma of either sign between 0.5 and 2.
-testing::State parameters(testing::AnyLayer& layer) {
+void set_parameters(testing::AnyLayer& layer) {
   testing::Random random(9);
   testing::randomize(layer, random);
   testing::State state = layer.state();
   for (double& g : state.gamma) g = random.uniform(0.5, 2) * (random.uniform() < 0.5 ? -1 : 1);
   layer.set(state);
-  return layer.state();
 }
 
 }  // namespace
 
 TEST_CASE("in place, y and gradients are the layer's and the activation's", "[in_place]") {
   with_kinds([](const testing::Kind& kind, const Options& options, bool training, double slope) {
-    const auto spatial = testing::small_spatial(kind.rank);
-    const Values x = kind.rounded(testing::random_values(7, 3, spatial, 1));
-    const Values dy = kind.rounded(testing::random_values(7, 3, spatial, 2));
     const auto layer = kind.layer(3, options);
-    testing::ReferenceLayer reference(3, options);
-    testing::copy_state(parameters(*layer), reference);
-    layer->train(training);
-    reference.training = training;
-    const Values y = layer->forward(x), z = reference.forward(x);
-    const auto act = [&](double v) { return v > 0 ? v : slope * v; };
-    CHECK(error_of_y(kind, reference, x, y, z.mapped(act)) <= 1);
-    CHECK(error_of_statistics(kind, reference, layer->state()) <= 1);
-    Values dz = dy;
-    for (std::size_t i = 0; i < dz.data.size(); ++i) dz.data[i] *= z.data[i] > 0 ? 1 : slope;
-    const Values dx = layer->backward(x, dy), expected = reference.backward(x, dz);
-    const auto errors = errors_of_gradients(kind, reference, x, dz, dx, expected, layer->state());
+    set_parameters(*layer);
     // x_hat has the error of y, divided by gamma: 6e-7 * max(|x_hat|, 3 / 0.5) for these parameters,
     // which is up to 12 times what the layer's own x_hat may have.
-    CHECK(errors.dx <= 12);
-    CHECK(errors.dgamma <= 12);
-    CHECK(errors.dbeta <= 1);
+    testing::check_with_activation(
+        kind, *layer, 3, options, training, [&](double z) { return z > 0 ? z : slope * z; },
+        [&](double z) { return z > 0 ? 1 : slope; }, 12);
   });
 }
 
 TEST_CASE("backward in place is the gradient of forward", "[in_place][gradient]") {
   with_kinds([](const testing::Kind& kind, const Options& options, bool training, double) {
     if (!kind.is_double) return;
-    Values x = testing::random_values(4, 2, testing::small_spatial(kind.rank), 1);
-    const Values dy = testing::random_values(4, 2, testing::small_spatial(kind.rank), 2);
     const auto layer = kind.layer(2, options);
-    testing::State state = parameters(*layer);
-    layer->train(training);
-    layer->forward(x);
-    const Values dx = layer->backward(x, dy);
-    const testing::State after = layer->state();
-    const std::function<double()> loss = [&] {
-      layer->set(state);
-      const Values y = layer->forward(x);
-      double sum = 0;
-      for (std::size_t i = 0; i < y.data.size(); ++i) sum += dy.data[i] * y.data[i];
-      return sum;
-    };
-    for (std::size_t i = 0; i < x.data.size(); ++i) {
-      CHECK(testing::near(dx.data[i], testing::derivative(x.data[i], loss)));
-    }
-    for (std::size_t c = 0; c < state.gamma.size(); ++c) {
-      CHECK(testing::near(after.grad_gamma[c], 8 + testing::derivative(state.gamma[c], loss)));
-    }
-    for (std::size_t c = 0; c < 2; ++c) {
-      CHECK(testing::near(after.grad_beta[c], 9 + testing::derivative(state.beta[c], loss)));
-    }
+    set_parameters(*layer);
+    testing::check_gradients(kind, *layer, 4, 2, training);
   });
 }
 

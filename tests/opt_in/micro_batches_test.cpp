@@ -4,20 +4,19 @@
 #include <batchnorm/moments.hpp>
 #include <cmath>
 
-#include "support/derivative.hpp"
+#include "support/check_layer.hpp"
 #include "support/in_steps.hpp"
+#include "support/layer_gradient.hpp"
 #include "support/refused.hpp"
 
 using batchnorm::BatchNorm1d;
-using batchnorm::BatchNorm2d;
-using batchnorm::ChannelAxis;
 using batchnorm::MicroBatches;
 using batchnorm::NonFinite;
 using batchnorm::Options;
-using batchnorm::SingleValue;
 using Eigen::MatrixXd;
 using testing::check_refused;
 using testing::Index;
+using testing::random_matrix;
 using testing::Values;
 
 namespace {
@@ -52,43 +51,28 @@ class InMicroBatches : public testing::LayerOfForm<Form> {
   auto make(const Values& v) const { return Form::make(v, this->axis_); }
   auto read(const typename Form::X& x) const { return Form::read(x, this->axis_); }
 
-  MicroBatches<typename Form::Scalar, std::max(1, Form::rank - 2)> steps_{this->layer_};
+  MicroBatches<typename Form::Scalar, testing::spatial_of<Form>> steps_{this->layer_};
 };
-
-MatrixXd random_matrix(Index rows, Index cols, std::uint64_t seed) {
-  testing::Random random(seed);
-  MatrixXd x(rows, cols);
-  random.fill(x, 1, 2);
-  return x;
-}
 
 }  // namespace
 
 TEST_CASE("micro-batches are one large batch, forward and backward", "[micro]") {
   const std::vector<std::vector<Index>> cuts = {{10}, {5, 5}, {1, 0, 6, 1, 2}};
-  for (const testing::Kind& kind : testing::some_kinds<InMicroBatches>()) {
-    const auto spatial = testing::small_spatial(kind.rank);
-    const Values x = testing::random_values(10, 5, spatial, 1);
-    const Values dy = testing::random_values(10, 5, spatial, 2);
-    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
-      for (const auto& cut : cuts) {
-        for (const bool training : {true, false}) {
-          INFO(kind.name << ", " << cut.size() << " parts, " << (training ? "training" : "eval"));
-          sizes = cut;
-          Options options;
-          options.channel_axis = axis;
-          testing::check_by_reference(kind, options, training, x, dy);
-          options.track_running_stats = false;
-          testing::check_by_reference(kind, options, training, x, dy);
-          options = Options::keras();
-          options.channel_axis = axis;
-          options.shift = false;
-          options.momentum = batchnorm::Momentum::cumulative();
-          testing::check_by_reference(kind, options, training, x, dy);
-        }
-      }
+  testing::for_some_kinds<InMicroBatches>([&](const testing::Kind& kind, const Values& x,
+                                              const Values& dy, Options options, bool training) {
+    Options untracked = options, cumulative = Options::keras();
+    untracked.track_running_stats = false;
+    cumulative.channel_axis = options.channel_axis;
+    cumulative.shift = false;
+    cumulative.momentum = batchnorm::Momentum::cumulative();
+    for (const auto& cut : cuts) {
+      INFO(cut.size() << " parts");
+      sizes = cut;
+      testing::check_by_reference(kind, options, training, x, dy);
+      testing::check_by_reference(kind, untracked, training, x, dy);
+      testing::check_by_reference(kind, cumulative, training, x, dy);
     }
-  }
+  });
 }
 
 TEST_CASE("the input gradient of micro-batches is that of dot(dy, y)", "[micro]") {
@@ -109,13 +93,7 @@ TEST_CASE("the input gradient of micro-batches is that of dot(dy, y)", "[micro]"
   MatrixXd dx(7, 3);
   steps.backward(x.topRows(2), dy.topRows(2), dx.topRows(2));
   steps.backward(x.bottomRows(5), dy.bottomRows(5), dx.bottomRows(5));
-  for (Index i = 0; i < x.size(); ++i) {
-    CHECK(testing::near(dx.data()[i], testing::derivative(x.data()[i], loss)));
-  }
-  for (Index c = 0; c < 3; ++c) {
-    CHECK(testing::near(bn.grad_gamma()[c], testing::derivative(bn.gamma()[c], loss)));
-    CHECK(testing::near(bn.grad_beta()[c], testing::derivative(bn.beta()[c], loss)));
-  }
+  testing::check_gradients_of(loss, x, dx, bn);
 }
 
 TEST_CASE("a mean of a million deviations takes no digits from micro-batches", "[micro]") {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 
+#include "support/check_layer.hpp"
 #include "support/derivative.hpp"
 #include "support/in_steps.hpp"
 #include "support/refused.hpp"
@@ -25,24 +26,14 @@ using testing::Values;
 namespace {
 
 template <class Form>
-class Renormalized : public testing::LayerOfForm<Form> {
- public:
-  using testing::LayerOfForm<Form>::LayerOfForm;
+using RenormWrapper = BatchRenorm<typename Form::Scalar, testing::spatial_of<Form>>;
 
-  Values forward(const Values& x) override {
-    return Form::read(renorm_.forward(Form::make(x, this->axis_)), this->axis_);
-  }
-  Values backward(const Values& x, const Values& dy) override {
-    auto dx = Form::make(dy, this->axis_);
-    renorm_.backward(Form::make(x, this->axis_), dx, dx);
-    return Form::read(dx, this->axis_);
-  }
+template <class Form>
+struct Renormalized : testing::WrappedLayer<Form, RenormWrapper<Form>> {
+  Renormalized(Index channels, const Options& options)
+      : Renormalized::WrappedLayer(channels, options, RenormSchedule::constant(limits)) {}
 
   static inline RenormLimits limits;
-
- private:
-  BatchRenorm<typename Form::Scalar, std::max(1, Form::rank - 2)> renorm_{
-      this->layer_, RenormSchedule::constant(limits)};
 };
 
 /// For each kind with `limits` and nothing else set.

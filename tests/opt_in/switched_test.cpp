@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "support/allocations.hpp"
-#include "support/derivative.hpp"
+#include "support/layer_gradient.hpp"
 #include "support/random.hpp"
 #include "support/refused.hpp"
 
@@ -18,10 +18,8 @@ using batchnorm::Momentum;
 using batchnorm::NonFinite;
 using batchnorm::Normalize;
 using batchnorm::Options;
-using batchnorm::SingleValue;
 using batchnorm::Switched;
 using batchnorm::Update;
-using Eigen::Index;
 using Eigen::MatrixXd;
 using testing::check_refused;
 using testing::check_throws;
@@ -169,13 +167,7 @@ TEST_CASE("backward through switched statistics is the gradient of forward",
       const std::function<double()> loss = [&] {
         return dy.cwiseProduct(switched.forward(x)).sum();
       };
-      for (Index i = 0; i < x.size(); ++i) {
-        CHECK(testing::near(dx.data()[i], testing::derivative(x.data()[i], loss)));
-      }
-      for (Index c = 0; c < 2; ++c) {
-        CHECK(testing::near(bn.grad_gamma()[c], testing::derivative(bn.gamma()[c], loss)));
-        CHECK(testing::near(bn.grad_beta()[c], testing::derivative(bn.beta()[c], loss)));
-      }
+      testing::check_gradients_of(loss, x, dx, bn);
     }
   }
 }

@@ -14,12 +14,12 @@
 #include <memory>
 #include <stdexcept>
 
+#include "support/check_layer.hpp"
 #include "support/in_steps.hpp"
 #include "support/refused.hpp"
 
 using batchnorm::BatchNorm1d;
 using batchnorm::BatchNorm2d;
-using batchnorm::ChannelAxis;
 using batchnorm::Communicator;
 using batchnorm::NonFinite;
 using batchnorm::Options;
@@ -30,6 +30,7 @@ using Eigen::MatrixXd;
 using testing::at;
 using testing::check_throws;
 using testing::Index;
+using testing::random_matrix;
 using testing::same_bits;
 using testing::same_state;
 using testing::Values;
@@ -121,13 +122,6 @@ class OverReplicas : public testing::LayerOfForm<Form> {
   std::vector<SyncBatchNorm<typename Form::Scalar, std::max(1, Form::rank - 2)>> syncs_;
 };
 
-MatrixXd random_matrix(Index rows, Index cols, std::uint64_t seed) {
-  testing::Random random(seed);
-  MatrixXd x(rows, cols);
-  random.fill(x, 1, 2);
-  return x;
-}
-
 /// What each rank threw: the type's name and the text.
 template <class Work>
 std::vector<std::string> thrown_on(int ranks, const Work& work) {
@@ -189,25 +183,18 @@ class Careless final : public Communicator {
 
 TEST_CASE("replicas are one layer on the whole batch, forward and backward", "[sync]") {
   const std::vector<std::vector<Index>> shards = {{10}, {5, 5}, {1, 0, 6, 1, 2}};
-  for (const testing::Kind& kind : testing::some_kinds<OverReplicas>()) {
-    const auto spatial = testing::small_spatial(kind.rank);
-    const Values x = testing::random_values(10, 5, spatial, 1);
-    const Values dy = testing::random_values(10, 5, spatial, 2);
-    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
-      for (const auto& shard : shards) {
-        for (const bool training : {true, false}) {
-          INFO(kind.name << ", " << shard.size() << " ranks, " << (training ? "training" : "eval"));
-          sizes = shard;
-          Options options;
-          options.channel_axis = axis;
-          testing::check_by_reference(kind, options, training, x, dy);
-          options.track_running_stats = false;
-          options.scale = false;
-          testing::check_by_reference(kind, options, training, x, dy);
-        }
-      }
+  testing::for_some_kinds<OverReplicas>([&](const testing::Kind& kind, const Values& x,
+                                            const Values& dy, Options options, bool training) {
+    Options bare = options;
+    bare.track_running_stats = false;
+    bare.scale = false;
+    for (const auto& shard : shards) {
+      INFO(shard.size() << " ranks");
+      sizes = shard;
+      testing::check_by_reference(kind, options, training, x, dy);
+      testing::check_by_reference(kind, bare, training, x, dy);
     }
-  }
+  });
 }
 
 TEST_CASE("every rank holds the same bits, within 1e-13 of one process's", "[sync]") {

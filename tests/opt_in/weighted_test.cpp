@@ -4,16 +4,14 @@
 
 #include <batchnorm/extras/weighted.hpp>
 #include <cmath>
-#include <functional>
 #include <limits>
 
-#include "support/compare.hpp"
-#include "support/derivative.hpp"
+#include "support/check_layer.hpp"
+#include "support/layer_gradient.hpp"
 #include "support/refused.hpp"
 
 using batchnorm::BatchNorm1d;
 using batchnorm::BatchNorm2d;
-using batchnorm::ChannelAxis;
 using batchnorm::Options;
 using batchnorm::SingleValue;
 using batchnorm::VarianceEstimate;
@@ -35,7 +33,6 @@ constexpr double hidden = std::numeric_limits<double>::quiet_NaN();
 template <class Form>
 class WeightedLayer : public testing::LayerOfForm<Form> {
  public:
-  using Scalar = typename Form::Scalar;
   using testing::LayerOfForm<Form>::LayerOfForm;
 
   Values forward(const Values& x) override {
@@ -70,22 +67,13 @@ class WeightedLayer : public testing::LayerOfForm<Form> {
     return w;
   }
 
-  Weighted<Scalar, std::max(1, Form::rank - 2)> weighted_{this->layer_, at_zero};
+  Weighted<typename Form::Scalar, testing::spatial_of<Form>> weighted_{this->layer_, at_zero};
 };
-
-template <class Form>
-testing::Kind weighted_kind(const char* scalar, double unit, double small) {
-  testing::Kind kind = testing::kind_of<Form>(scalar, unit, small);
-  kind.layer = [](Index channels, const Options& options) -> std::unique_ptr<testing::AnyLayer> {
-    return std::make_unique<WeightedLayer<Form>>(channels, options);
-  };
-  return kind;
-}
 
 /// Calls f(kind, weights) with a place for the weights of the kind's forwards.
 template <class Form, class F>
 void with_kind(const char* scalar, double unit, double small, const F& f) {
-  f(weighted_kind<Form>(scalar, unit, small), WeightedLayer<Form>::by,
+  f(testing::kind_of<Form, WeightedLayer<Form>>(scalar, unit, small), WeightedLayer<Form>::by,
     WeightedLayer<Form>::at_zero);
 }
 template <class F>
@@ -172,95 +160,55 @@ TEST_CASE("weights give the numbers worked out by hand", "[weighted]") {
 
 TEST_CASE("a masked batch is the batch of what the mask leaves, whatever it hides", "[weighted]") {
   with_kinds([](const testing::Kind& kind, Values& by, ZeroWeight& at_zero) {
-    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
-      for (const bool training : {true, false}) {
-        for (const bool unbiased : {true, false}) {
-          INFO(kind.name << (axis == ChannelAxis::first ? ", channel first" : ", channel last"));
-          INFO((training ? "training" : "eval"));
-          Options options;
-          options.channel_axis = axis;
-          if (!unbiased) options.running_variance = VarianceEstimate::population;
-          const auto spatial = testing::small_spatial(kind.rank);
-          Values x = kind.rounded(testing::random_values(6, 3, spatial, 1));
-          Values dy = kind.rounded(testing::random_values(6, 3, spatial, 2));
-          by = mask_of(x, 3);
-          at_zero = ZeroWeight::zero;
-          x.each([&](Index n, Index c, Index p) {
-            if (by(n, 0, p) == 0) x(n, c, p) = dy(n, c, p) = hidden;
-          });
-          const auto layer = kind.layer(3, options);
-          testing::Random random(9);
-          testing::randomize(*layer, random);
-          layer->train(training);
-          testing::ReferenceLayer reference(3, options);
-          testing::copy_state(layer->state(), reference);
-          reference.training = training;
+    testing::for_axes_and_modes([&](Options options, bool training) {
+      for (const auto estimate : {VarianceEstimate::unbiased, VarianceEstimate::population}) {
+        INFO(kind.name);
+        options.running_variance = estimate;
+        const auto spatial = testing::small_spatial(kind.rank);
+        Values x = kind.rounded(testing::random_values(6, 3, spatial, 1));
+        Values dy = kind.rounded(testing::random_values(6, 3, spatial, 2));
+        by = mask_of(x, 3);
+        at_zero = ZeroWeight::zero;
+        x.each([&](Index n, Index c, Index p) {
+          if (by(n, 0, p) == 0) x(n, c, p) = dy(n, c, p) = hidden;
+        });
+        const auto layer = kind.layer(3, options);
+        testing::Random random(9);
+        testing::randomize(*layer, random);
+        testing::ReferenceLayer reference = testing::reference_of(*layer, 3, options, training);
 
-          const Values y = layer->forward(x), dx = layer->backward(x, dy);
-          const Values rest = left_by(by, x), rest_dy = left_by(by, dy);
-          const Values expected = reference.forward(rest);
-          CHECK(error_of_y(kind, reference, rest, left_by(by, y), expected) <= 1);
-          CHECK(error_of_statistics(kind, reference, layer->state()) <= 1);
-          CHECK(layer->state().counter == reference.counter);
-          const Values expected_dx = reference.backward(rest, rest_dy);
-          const auto errors = errors_of_gradients(kind, reference, rest, rest_dy, left_by(by, dx),
-                                                  expected_dx, layer->state());
-          CHECK(errors.dx <= 1);
-          CHECK(errors.dgamma <= 1);
-          CHECK(errors.dbeta <= 1);
-          bool zero = true;
-          y.each([&](Index n, Index c, Index p) {
-            if (by(n, 0, p) == 0) zero = zero && y(n, c, p) == 0 && dx(n, c, p) == 0;
-          });
-          CHECK(zero);
-        }
+        const Values y = layer->forward(x);
+        const Values rest = left_by(by, x), expected_y = reference.forward(rest);
+        testing::check_forward(kind, reference, rest, left_by(by, y), expected_y, layer->state());
+        const Values dx = layer->backward(x, dy);
+        testing::check_backward(kind, reference, rest, left_by(by, dy), left_by(by, dx),
+                                layer->state());
+        bool zero = true;
+        y.each([&](Index n, Index c, Index p) {
+          if (by(n, 0, p) == 0) zero = zero && y(n, c, p) == 0 && dx(n, c, p) == 0;
+        });
+        CHECK(zero);
       }
-    }
+    });
   });
 }
 
 TEST_CASE("backward with weights is the gradient of forward", "[weighted][gradient]") {
   with_kinds([](const testing::Kind& kind, Values& by, ZeroWeight& at_zero) {
     if (!kind.is_double) return;
-    for (const ChannelAxis axis : {ChannelAxis::first, ChannelAxis::last}) {
-      for (const bool training : {true, false}) {
-        for (const ZeroWeight zero : {ZeroWeight::zero, ZeroWeight::normalize}) {
-          INFO(kind.name << (axis == ChannelAxis::first ? ", channel first" : ", channel last"));
-          INFO((training ? "training" : "eval"));
-          Options options;
-          options.channel_axis = axis;
-          Values x = testing::random_values(4, 2, testing::small_spatial(kind.rank), 1);
-          const Values dy = testing::random_values(4, 2, testing::small_spatial(kind.rank), 2);
-          by = Values(x.samples, 1, x.spatial);
-          at_zero = zero;
-          testing::Random random(5);
-          for (double& w : by.data) w = random.uniform() < 0.3 ? 0 : random.uniform(0.1, 5);
-          by.data[0] = 0, by.data[1] = 2, by.data[2] = 1;
-          const auto layer = kind.layer(2, options);
-          testing::randomize(*layer, random);
-          layer->train(training);
-          testing::State state = layer->state();
-          layer->forward(x);
-          const Values dx = layer->backward(x, dy);
-          const testing::State after = layer->state();
-          const std::function<double()> loss = [&] {
-            layer->set(state);
-            const Values y = layer->forward(x);
-            double sum = 0;
-            for (std::size_t i = 0; i < y.data.size(); ++i) sum += dy.data[i] * y.data[i];
-            return sum;
-          };
-          for (std::size_t i = 0; i < x.data.size(); ++i) {
-            CHECK(testing::near(dx.data[i], testing::derivative(x.data[i], loss)));
-          }
-          for (std::size_t c = 0; c < 2; ++c) {
-            CHECK(
-                testing::near(after.grad_gamma[c], 8 + testing::derivative(state.gamma[c], loss)));
-            CHECK(testing::near(after.grad_beta[c], 9 + testing::derivative(state.beta[c], loss)));
-          }
-        }
+    testing::for_axes_and_modes([&](const Options& options, bool training) {
+      for (const ZeroWeight zero : {ZeroWeight::zero, ZeroWeight::normalize}) {
+        INFO(kind.name);
+        by = Values(4, 1, testing::small_spatial(kind.rank));
+        at_zero = zero;
+        testing::Random random(5);
+        for (double& w : by.data) w = random.uniform() < 0.3 ? 0 : random.uniform(0.1, 5);
+        by.data[0] = 0, by.data[1] = 2, by.data[2] = 1;
+        const auto layer = kind.layer(2, options);
+        testing::randomize(*layer, random);
+        testing::check_gradients(kind, *layer, 4, 2, training);
       }
-    }
+    });
   });
 }
 

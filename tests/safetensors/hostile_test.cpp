@@ -12,15 +12,9 @@
 #include "support/random.hpp"
 #include "support/refused.hpp"
 
-using batchnorm::BatchNorm1d;
-using batchnorm::Options;
-using batchnorm::SafetensorsBytes;
-using batchnorm::SafetensorsReader;
-using batchnorm::SafetensorsWriter;
-using testing::check_throws;
-using testing::Folder;
-using testing::little_endian;
-using testing::safetensors;
+using batchnorm::BatchNorm1d, batchnorm::Options;
+using batchnorm::SafetensorsBytes, batchnorm::SafetensorsReader, batchnorm::SafetensorsWriter;
+using testing::check_throws, testing::Folder, testing::little_endian, testing::safetensors;
 
 namespace {
 

@@ -11,13 +11,8 @@
 #include "support/catch.hpp"
 #include "support/refused.hpp"
 
-using batchnorm::BatchNorm1d;
-using batchnorm::BatchNorm2d;
-using batchnorm::Options;
-using batchnorm::SafetensorsBytes;
-using batchnorm::SafetensorsReader;
-using batchnorm::SafetensorsWriter;
-using batchnorm::SwitchedOff;
+using batchnorm::BatchNorm1d, batchnorm::BatchNorm2d, batchnorm::Options, batchnorm::SwitchedOff;
+using batchnorm::SafetensorsBytes, batchnorm::SafetensorsReader, batchnorm::SafetensorsWriter;
 using testing::check_refused;
 using testing::check_throws;
 using testing::Folder;

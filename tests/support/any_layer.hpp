@@ -41,6 +41,16 @@ using LayerOf = std::conditional_t<
     rank == 4, batchnorm::BatchNorm2d<Scalar>,
     std::conditional_t<rank == 5, batchnorm::BatchNorm3d<Scalar>, batchnorm::BatchNorm1d<Scalar>>>;
 
+/// Calls f with a rank of 2 to 5 as a constant, and returns true; returns false for other ranks.
+template <class F>
+bool with_rank(std::size_t rank, const F& f) {
+  if (rank == 2) f(std::integral_constant<int, 2>());
+  if (rank == 3) f(std::integral_constant<int, 3>());
+  if (rank == 4) f(std::integral_constant<int, 4>());
+  if (rank == 5) f(std::integral_constant<int, 5>());
+  return rank >= 2 && rank <= 5;
+}
+
 template <class Form>
 class LayerOfForm : public AnyLayer {
  public:
@@ -97,7 +107,8 @@ struct Kind {
   Values (*rounded)(const Values& v);  // to the scalar
 };
 
-template <class Form>
+/// The kind whose layers are `Made`: a LayerOfForm, or a class derived from it.
+template <class Form, class Made = LayerOfForm<Form>>
 Kind kind_of(const char* scalar, double unit, double small) {
   const std::string order = Form::order == Eigen::RowMajor ? "row-major" : "column-major";
   return {std::string(scalar) + " " + Form::name + " of rank " + std::to_string(Form::rank) + ", " +
@@ -107,7 +118,7 @@ Kind kind_of(const char* scalar, double unit, double small) {
           unit,
           small,
           [](Index channels, const batchnorm::Options& options) -> std::unique_ptr<AnyLayer> {
-            return std::make_unique<LayerOfForm<Form>>(channels, options);
+            return std::make_unique<Made>(channels, options);
           },
           [](const Values& v) {
             return v.mapped([](double one) {

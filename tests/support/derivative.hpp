@@ -8,10 +8,10 @@
 
 namespace testing {
 
-/// The derivative of f at v, which it is left with. The error is about step^2 = 1e-10 by the third
-/// derivative, and 1e-14 / step = 1e-9 by rounding, for sums of some hundred terms of size 1.
-inline double derivative(double& v, const std::function<double()>& f) {
-  const double step = 1e-5, here = v;
+/// The derivative of f() by v, which keeps its value. The error is about step^2 = 1e-10 by the
+/// third derivative, and 1e-14 / step = 1e-9 by rounding, for sums of some hundred terms of size 1.
+inline double derivative(double& v, const std::function<double()>& f, double step = 1e-5) {
+  const double here = v;
   v = here + step;
   const double above = f();
   v = here - step;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Batches in parts, and layers of any kind compared with the reference layer.
+// Batches in parts, and kinds of layers that take them.
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 
 #include "support/any_layer.hpp"
 #include "support/catch.hpp"
-#include "support/compare.hpp"
+#include "support/check_layer.hpp"
 
 namespace testing {
 
@@ -33,16 +33,18 @@ inline Values join(const std::vector<Values>& parts) {
   return v;
 }
 
-/// A kind of layer for each of a choice of scalars, ranks and orders.
+inline Eigen::MatrixXd random_matrix(Index rows, Index cols, std::uint64_t seed) {
+  Eigen::MatrixXd x(rows, cols);
+  Random(seed).fill(x, 1, 2);
+  return x;
+}
+
 /// `Made` is a LayerOfForm whose forward and backward are made in another way.
 template <template <class> class Made, class Form>
 void add_kind(std::vector<Kind>& kinds, const char* scalar, double unit, double small) {
-  Kind kind = kind_of<Form>(scalar, unit, small);
-  kind.layer = [](Index channels, const batchnorm::Options& options) -> std::unique_ptr<AnyLayer> {
-    return std::make_unique<Made<Form>>(channels, options);
-  };
-  kinds.push_back(std::move(kind));
+  kinds.push_back(kind_of<Form, Made<Form>>(scalar, unit, small));
 }
+/// Kinds of some scalars, ranks and orders.
 template <template <class> class Made>
 std::vector<Kind> some_kinds() {
   using Eigen::bfloat16, Eigen::half, Eigen::RowMajor, Eigen::ColMajor;
@@ -58,29 +60,18 @@ std::vector<Kind> some_kinds() {
   return kinds;
 }
 
-/// A forward and a backward, from random parameters and gradients on, against the reference layer.
-inline void check_by_reference(const Kind& kind, const batchnorm::Options& options, bool training,
-                               const Values& any_x, const Values& any_dy) {
-  const Values x = kind.rounded(any_x), dy = kind.rounded(any_dy);
-  const auto layer = kind.layer(x.channels, options);
-  Random random(99);
-  randomize(*layer, random);
-  layer->train(training);
-  ReferenceLayer reference(x.channels, options);
-  copy_state(layer->state(), reference);
-  reference.training = training;
-
-  const Values y = layer->forward(x);
-  const Values expected_y = reference.forward(x);
-  CHECK(error_of_y(kind, reference, x, y, expected_y) <= 1);
-  CHECK(error_of_statistics(kind, reference, layer->state()) <= 1);
-  CHECK(layer->state().counter == reference.counter);
-  const Values dx = layer->backward(x, dy);
-  const Values expected_dx = reference.backward(x, dy);
-  const auto errors = errors_of_gradients(kind, reference, x, dy, dx, expected_dx, layer->state());
-  CHECK(errors.dx <= 1);
-  CHECK(errors.dgamma <= 1);
-  CHECK(errors.dbeta <= 1);
+/// Calls f(kind, x, dy, options, training) for these kinds, with the channels first and last and in
+/// both modes. x and dy are 10 samples of 5 channels.
+template <template <class> class Made, class F>
+void for_some_kinds(const F& f) {
+  for (const Kind& kind : some_kinds<Made>()) {
+    const Values x = random_values(10, 5, small_spatial(kind.rank), 1);
+    const Values dy = random_values(10, 5, small_spatial(kind.rank), 2);
+    for_axes_and_modes([&](const batchnorm::Options& options, bool training) {
+      INFO(kind.name);
+      f(kind, x, dy, options, training);
+    });
+  }
 }
 
 }  // namespace testing

@@ -44,4 +44,10 @@ class Random {
   std::uint64_t state_;
 };
 
+template <class Dense>
+Dense filled(Dense values, std::uint64_t seed) {
+  Random(seed).fill(values);
+  return values;
+}
+
 }  // namespace testing

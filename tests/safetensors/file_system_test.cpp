@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+// What the file system refuses, and what a failed write leaves.
+
+#include <batchnorm/batchnorm.hpp>
+#include <batchnorm/safetensors.hpp>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <stdexcept>
+#if __has_include(<sys/resource.h>)
+#include <sys/resource.h>
+#endif
+
+#include "safetensors/one_layer.hpp"
+#include "support/catch.hpp"
+#include "support/refused.hpp"
+
+using batchnorm::BatchNorm1d, batchnorm::save_safetensors;
+using batchnorm::SafetensorsReader, batchnorm::SafetensorsWriter;
+using testing::check_throws, testing::Folder, testing::random_layer;
+
+TEST_CASE("a file is replaced whole or not at all", "[safetensors]") {
+  const Folder folder("atomic");
+  const auto path = folder / "f";
+  const auto bn = random_layer<BatchNorm1d<float>>(5);
+  save_safetensors(path, bn);
+  const std::string before = testing::read_file(path);
+  const auto fails = [&](const std::filesystem::path& to) {
+    check_throws<std::runtime_error>(
+        {"[safetensors] " + to.string() + " cannot be written: "},
+        [&] { save_safetensors(to, random_layer<BatchNorm1d<float>>(9)); });
+  };
+  SECTION("into no folder") { fails(folder / "none" / "f"); }
+  SECTION("over a folder") {
+    std::filesystem::create_directory(folder / "g");
+    testing::write_file(folder / "g" / "keep", "");
+    fails(folder / "g");
+    std::filesystem::remove_all(folder / "g");
+  }
+#if __has_include(<sys/resource.h>)
+  SECTION("on a full disk, as a limit on the size of files makes it") {
+    std::signal(SIGXFSZ, SIG_IGN);
+    rlimit old{};
+    REQUIRE(getrlimit(RLIMIT_FSIZE, &old) == 0);
+    rlimit small = old;
+    small.rlim_cur = 300;
+    REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
+    fails(path);
+    SafetensorsWriter large;  // fails before all has been handed over
+    large.add("x", Eigen::VectorXd::Ones(100000).eval());
+    check_throws<std::runtime_error>({"cannot be written: " + std::string(std::strerror(EFBIG))},
+                                     [&] { large.write(path); });
+    REQUIRE(setrlimit(RLIMIT_FSIZE, &old) == 0);
+  }
+#endif
+  CHECK(testing::read_file(path) == before);
+  CHECK(folder.files() == 1);  // no half-written one is left
+}
+
+TEST_CASE("a file that shrinks while it is open is an error", "[safetensors]") {
+  const Folder folder("shrinks");
+  Eigen::Tensor<double, 1> x(100000);  // more than a stream reads ahead
+  x.setConstant(7);
+  SafetensorsWriter().add("x", x).write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  std::filesystem::resize_file(folder / "f", 400000);
+  check_throws<std::runtime_error>({"x cannot be read"},
+                                   [&] { static_cast<void>(file.tensor<double, 1>("x")); });
+}
+
+TEST_CASE("a file that cannot be read is said to be", "[safetensors]") {
+  const Folder folder("unreadable");
+  check_throws<std::runtime_error>(
+      {"[safetensors] " + (folder / "none").string() + ": expected a file"},
+      [&] { SafetensorsReader file(folder / "none"); });
+  check_throws<std::runtime_error>({"expected a file"},
+                                   [&] { SafetensorsReader file(folder / "."); });
+#if __has_include(<sys/resource.h>)
+  testing::write_file(folder / "f", testing::safetensors("{}", ""));
+  rlimit old{};
+  REQUIRE(getrlimit(RLIMIT_NOFILE, &old) == 0);
+  rlimit none = old;
+  none.rlim_cur = 0;  // may be opened from here on
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &none) == 0);
+  check_throws<std::runtime_error>({"/f: expected a file that can be read"},
+                                   [&] { SafetensorsReader file(folder / "f"); });
+  REQUIRE(setrlimit(RLIMIT_NOFILE, &old) == 0);
+#endif
+}
