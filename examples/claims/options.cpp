@@ -5,14 +5,13 @@
 #include <charconv>
 #include <cxxopts.hpp>
 #include <iostream>
+#include <numeric>
 #include <thread>
 
 #include "claims.hpp"
 
 namespace claims {
 namespace {
-
-constexpr Effort kQuick{2, 0.25, 1}, kFull{5, 1.0, 1};
 
 [[noreturn]] void fail(const std::string& what) {
   throw OptionError("[claims] " + what + "\nTry --help.");
@@ -39,13 +38,12 @@ cxxopts::Options describe() {
   }
   cxxopts::Options parser("claims", about + "\n");
   // Numbers are taken as text: what cxxopts says of a bad one does not name the option.
-  parser.add_options()  //
-      ("full",
-       "5 seeds and all steps, for the verdicts (default: a quick look, 2 seeds and a "
-       "quarter of the steps)")                                                         //
-      ("claim", "examine this one alone", cxxopts::value<std::string>())                //
-      ("seeds", "instead of 2 or 5", cxxopts::value<std::string>())                     //
-      ("steps", "instead of 25 or 100 percent", cxxopts::value<std::string>())          //
+  parser.add_options()                                                                    //
+      ("full", "examine all claims (default: claims 2, 3 and 9)")                         //
+      ("claim", "examine this claim alone", cxxopts::value<std::string>())                //
+      ("seeds", "how many; verdicts need 5 (default: 5)", cxxopts::value<std::string>())  //
+      ("steps", "percent of them; verdicts need 100 (default: 100)",
+       cxxopts::value<std::string>())                                                   //
       ("threads", "to train with (default: all cores)", cxxopts::value<std::string>())  //
       ("data", "folder of the four idx files",
        cxxopts::value<std::string>()->default_value(Options{}.data))  //
@@ -60,7 +58,6 @@ Options read(const cxxopts::ParseResult& given) {
     return number(key, given[key].as<std::string>(), low, high);
   };
   Options options;
-  options.effort = given.count("full") != 0 ? kFull : kQuick;
   if (given.count("seeds") != 0) options.effort.seeds = integer("seeds", 2, 1000);
   if (given.count("steps") != 0) options.effort.steps = 0.01 * integer("steps", 1, 1000);
   options.effort.threads =
@@ -68,8 +65,11 @@ Options read(const cxxopts::ParseResult& given) {
           ? integer("threads", 1, 1024)
           : static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
   if (given.count("claim") != 0) {
-    options.claim =
-        static_cast<std::size_t>(integer("claim", 1, static_cast<int>(all_claims().size())));
+    options.claims = {
+        static_cast<std::size_t>(integer("claim", 1, static_cast<int>(all_claims().size())))};
+  } else if (given.count("full") != 0) {
+    options.claims.resize(all_claims().size());
+    std::iota(options.claims.begin(), options.claims.end(), std::size_t{1});
   }
   options.data = given["data"].as<std::string>();
   options.out = given["out"].as<std::string>();

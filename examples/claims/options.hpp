@@ -6,6 +6,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "study.hpp"
 
@@ -13,7 +14,7 @@ namespace claims {
 
 struct Options {
   Effort effort;
-  std::size_t claim = 0;  // 0 is all
+  std::vector<std::size_t> claims{2, 3, 9};  // numbers of those to examine
   std::string data = "/usr/share/datasets/fashion-mnist";
   std::string out = CLAIMS_OUT;  // defined by CMake, a folder that git ignores
 };

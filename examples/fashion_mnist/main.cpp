@@ -86,6 +86,7 @@ void run(const Options& options) {
   write_file(folder / "curves.svg", [&](std::ostream& out) {
     write_svg(out, title(options), settings(options), histories);
   });
+  print_verdict(std::cout, runs);
 }
 
 }  // namespace
