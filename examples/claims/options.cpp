@@ -39,7 +39,7 @@ cxxopts::Options describe() {
   cxxopts::Options parser("claims", about + "\n");
   // Numbers are taken as text: what cxxopts says of a bad one does not name the option.
   parser.add_options()                                                                    //
-      ("full", "examine all claims (default: claims 2, 3 and 9)")                         //
+      ("full", "examine all claims (default: claims 2, 7 and 8)")                         //
       ("claim", "examine this claim alone", cxxopts::value<std::string>())                //
       ("seeds", "how many; verdicts need 5 (default: 5)", cxxopts::value<std::string>())  //
       ("steps", "percent of them; verdicts need 100 (default: 100)",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Trains a convolutional network on Fashion-MNIST, with and without batch normalization.
 // Debian packages: zlib1g-dev libcxxopts-dev dataset-fashion-mnist
+// Time: about half a minute
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
