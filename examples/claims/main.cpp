@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Measures on Fashion-MNIST ten claims of what batch normalization does, and draws the curves.
 // Debian packages: zlib1g-dev libcxxopts-dev dataset-fashion-mnist
-// Time: about a minute for three claims; three and a half minutes with --full
+// Time: about a minute for three claims, 3.5 minutes with --full
 #include <chrono>
 #include <cmath>
 #include <cstdlib>

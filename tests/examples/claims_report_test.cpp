@@ -14,7 +14,7 @@ claims::Examined examined() {
   result.number = 1;
   result.claim = claims::all_claims().data();
   result.report.setup = "A network";
-  const claims::Side with{"with BN", {0.5, 0.7}}, without{"without", {2.0, 2.2}};
+  const claims::Side with{"with BN", {0.5, 1.0}}, without{"without", {2.0, 2.5}};
   result.report.findings = {claims::below("training loss", with, without),
                             claims::above("it helps", claims::minus(with, without), 0.0)};
   return result;
@@ -43,7 +43,7 @@ TEST_CASE("a finding is printed as what is claimed, what was measured and the ve
   REQUIRE(contains(printed(kEnough),
                    "   - training loss\n"
                    "     claimed:  with BN < without\n"
-                   "     measured: with BN 0.600 ± 0.141, without 2.10 ± 0.141\n"
+                   "     measured: with BN 0.750 ± 0.354, without 2.25 ± 0.354\n"
                    "     verdict:  shown\n"
                    "   - it helps\n"
                    "     claimed:  with BN minus without > 0\n"
@@ -51,12 +51,12 @@ TEST_CASE("a finding is printed as what is claimed, what was measured and the ve
                    "     verdict:  refuted\n"));
   REQUIRE(
       contains(written(kEnough),
-               "| with BN < without | with BN 0.600 ± 0.141, without 2.10 ± 0.141 | **shown** |"));
+               "| with BN < without | with BN 0.750 ± 0.354, without 2.25 ± 0.354 | **shown** |"));
 }
 
 TEST_CASE("fewer than 5 seeds or all steps give no verdict", "[claims]") {
   for (const claims::Effort& little : {claims::Effort{4, 1.0, 1}, claims::Effort{5, 0.99, 1}}) {
-    REQUIRE(contains(printed(little), "with BN 0.600 ± 0.141, without 2.10 ± 0.141"));
+    REQUIRE(contains(printed(little), "with BN 0.750 ± 0.354, without 2.25 ± 0.354"));
     REQUIRE_FALSE(contains(printed(little), "verdict"));
     REQUIRE_FALSE(contains(written(little), "shown"));
     REQUIRE(contains(written(little), "There are no verdicts"));
