@@ -33,11 +33,11 @@ for arguments in "" "none.safetensors" "--help"; do
 done
 [ ! -e "$work/copy/build" ] || fail "it builds before it says that the file is missing"
 
-cmake -S "$root" -B "$work/build" -DBATCHNORM_EXAMPLES=ON -DBATCHNORM_EXAMPLE=bias \
+cmake -G "Unix Makefiles" -S "$root" -B "$work/build" -DBATCHNORM_EXAMPLES=ON -DBATCHNORM_EXAMPLE=bias \
   -DCMAKE_DISABLE_FIND_PACKAGE_ZLIB=ON -DCMAKE_DISABLE_FIND_PACKAGE_MPI=ON >"$work/configured" 2>&1
 ! grep 'is left out' "$work/configured" || fail "bias alone configures other examples"
 cmake --build "$work/build" --target help >"$work/targets"
-grep -q '\bbias$' "$work/targets" || fail "bias is no target"
+grep -q '[ .]bias$' "$work/targets" || fail "bias is no target"
 ! grep 'from_scratch$' "$work/targets" || fail "from_scratch is a target where bias is asked for"
 
 . "$root/tests/progress.sh"
