@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Shows what becomes of a batch of one sample, and why one image of 10 x 10 pixels is no such batch.
+// Shows what a batch of one sample learns, and why one image of 10 x 10 pixels is not such a batch.
 #include <batchnorm/batchnorm.hpp>
 #include <cmath>
 #include <cstdio>
@@ -103,14 +103,15 @@ int pixels_right_after_training() {
 
 int main() {
   const RowVector3d x(5, -7, 1000), dy(1, 2, 3);
-  print("one sample, x", x);
+  std::printf("one sample of three features, under each value of Options::single_value\n");
+  print("x", x);
   print("dy", dy);
   const bool nothing = learns_nothing(x, dy), refused = refuses(x);
   use_running(x, dy);
   const int right = pixels_right_after_training();
   std::printf(
-      "\nVerdict: a batch of one %s below its batch norm and the default %s it; one image of 100 "
-      "pixels %s: %d of 100 pixels right.\n",
-      nothing ? "learns nothing" : "DOES learn", refused ? "refuses" : "ACCEPTS",
+      "\nVerdict: from a batch of one, the layers before batch norm %s, and by default batch norm "
+      "%s it; one image of 100 pixels %s: %d of 100 pixels right.\n",
+      nothing ? "learn nothing" : "DO learn", refused ? "refuses" : "ACCEPTS",
       right > 95 ? "trains well" : "does NOT train well", right);
 }

@@ -33,9 +33,10 @@ int main() {
   BatchNorm1d<double> bn(3);
   bn.gamma() << 1, 2, 3;
   bn.beta() << 0.1, 0.2, 0.3;
+  std::printf("h = x * w has three channels; each row has a number for each of them.\n");
   print("b", b);
 
-  std::printf("\nin training\n");
+  std::printf("\nin training: y of h + b beside y of h\n");
   BatchNorm1d<double> bn_b = bn;
   const MatrixXd y = bn.forward(h), y_b = bn_b.forward(h_b);
   const RowVector3d moved = largest(y_b - y);
@@ -48,7 +49,7 @@ int main() {
 
   // Eval: the running statistics know h alone. b moves y by gamma * b / sqrt(running_var + eps),
   // and after k training batches with b, at momentum 0.1, by 0.9^k of that.
-  std::printf("\nin eval mode, when b is set after training without it\n");
+  std::printf("\nin eval mode, after 500 training batches without b and k with it\n");
   for (int step = 0; step < 500; ++step) (void)bn.forward(h);
   const MatrixXd y_eval = in_eval_mode(bn, h);
   const RowVector3d at_once =
@@ -63,26 +64,25 @@ int main() {
       char what[60];
       std::snprintf(what, sizeof what, "k = %-3d  b moves y by", k);
       print(what, shift);
-      print("         by hand", by_hand);
+      print("         by hand, 0.9^k of k = 0", by_hand);
     }
     (void)bn_b.forward(h_b);
   }
 
-  std::printf("\nbeta + gamma * b / sqrt(running_var + eps) in place of b\n");
+  std::printf("\nwithout b, but with beta + gamma * b / sqrt(running_var + eps) as the new beta\n");
   const MatrixXd y_eval_b = in_eval_mode(bn, h_b);  // k = 0
   bn_b = bn;
   bn_b.beta() += at_once.transpose();
   const RowVector3d missed = largest(in_eval_mode(bn_b, h) - y_eval_b);
-  print("beta", bn_b.beta());
-  print("largest difference in eval mode", missed);
-  print("beta moves y in training by", largest(bn_b.forward(h) - y));
+  print("new beta", bn_b.beta());
+  print("y in eval mode differs by at most", missed);
+  print("it moves y in training by", largest(bn_b.forward(h) - y));
 
   const bool beta_replaces_b = missed.isZero(1e-9);
   std::printf(
-      "\nVerdict: before batch norm a bias %s in training, so to call its uselessness a "
-      "misconception is %s there; in eval mode it %s; beta %s its place.\n",
+      "\nVerdict: before batch norm a bias %s in training; in eval mode it %s; beta %s replace "
+      "it.\n",
       useless_in_training ? "does nothing" : "DOES something",
-      useless_in_training ? "wrong" : "RIGHT",
       as_told ? "acts until the running mean has caught up" : "does NOT act as by hand",
-      beta_replaces_b ? "takes" : "does NOT take");
+      beta_replaces_b ? "can" : "can NOT");
 }

@@ -59,7 +59,7 @@ double uniform(std::mt19937_64& engine) {
   return static_cast<double>(engine() >> 11) * 0x1p-52 - 1;
 }
 
-/// 20 random first weights; prints a line and returns how many of them ended with a loss below .001.
+/// 20 random initial weights; prints a line and returns how many of them end with a loss below 0.001.
 int seeds_that_learn(const Vector2d& x, Norm norm) {
   double first[2] = {2, 0}, last[2] = {2, 0};  // lowest, highest
   int learned = 0;
@@ -77,12 +77,14 @@ int seeds_that_learn(const Vector2d& x, Norm norm) {
   std::printf("1, %-7g %-21s %.2f to %.2f    %.1e to %.1e    %d of 20: %s\n", x(1),
               names[static_cast<int>(norm)], first[0], first[1], last[0], last[1], learned,
               learned == 20  ? "learns"
-              : learned == 0 ? "stays put"
+              : learned == 0 ? "does not learn"
                              : "depends on the seed");
   return learned;
 }
 
 int main() {
+  std::printf(
+      "lowest and highest loss of 20 random initial weights; learned: it ends below 0.001\n");
   std::printf("inputs     network               loss at first   after 5,000 steps     learned\n");
   int learned_with_bn = 0, learned_in_eval = 0;
   for (const Vector2d& x : {Vector2d(1, 2), Vector2d(1, 2e13)}) {
@@ -91,9 +93,10 @@ int main() {
     learned_in_eval = seeds_that_learn(x, Norm::left_in_eval);
   }
   const double published = train({1, 2e13}, Norm::batch, -0.00748682, 0.53644359).last;
-  std::printf("1, 2e+13, BN, from w = -0.00748682, b = 0.53644359: %.2e\n", published);
+  std::printf("1, 2e+13, BN, from w = -0.00748682, b = 0.53644359: %.2e (loss at the end)\n",
+              published);
 
-  std::printf("\nBN in float of -x and x           y           (PyTorch 1.13)\n");
+  std::printf("\nBN in float of the batch -x, x     y           y of PyTorch 1.13\n");
   bool normalizes = true;
   const char* pytorch[] = {"-1 1", "0 0", "0 0"};
   const float extremes[] = {2e17f, 3e19f, 3.4e38f};
@@ -106,7 +109,8 @@ int main() {
   }
   std::printf(
       "\nVerdict: with inputs 1 and 2e13 the loss falls in %d of 20 runs with BN, so the claim "
-      "that it stays put is %s; left in eval mode it falls in %d. BN %s up to the end of float.\n",
+      "that it does not fall is %s; with BN left in eval mode it falls in %d of 20. BN %s inputs "
+      "up to the largest float.\n",
       learned_with_bn, learned_with_bn == 0 ? "RIGHT" : "wrong", learned_in_eval,
       normalizes ? "normalizes" : "does NOT normalize");
 }

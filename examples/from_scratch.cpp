@@ -56,7 +56,7 @@ bool are_close(const Dense& a, const Dense& b) {
 /// other and returns whether all numbers agree.
 template <class Layer, class Dense>
 bool compare(const char* shape, Dense x, Index channels) {
-  Layer layer(channels, batchnorm::Options::onnx());  // .9 for the old, population variance
+  Layer layer(channels, batchnorm::Options::onnx());  // 0.9 for the old, population variance
   layer.gamma().setLinSpaced(0.5, 2);
   layer.beta().setLinSpaced(-1, 1);
   const RowVectorXd gamma = layer.gamma(), beta = layer.beta();
@@ -81,17 +81,18 @@ int main() {
   // By hand: mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5, 1 / sqrt(3.5) = 0.5345.
   const MatrixXd x = Eigen::Vector4d(1, 2, 3, 6);
   RowVectorXd one = RowVectorXd::Ones(1), zero = RowVectorXd::Zero(1), mean = zero, var = one;
-  std::printf("1, 2, 3, 6 from scratch            y          moving mean, variance\n");
+  std::printf("x = 1, 2, 3, 6 by the function     y          moving mean, variance\n");
   for (Mode mode : {Mode::training, Mode::prediction}) {
     const MatrixXd y = batch_norm(x, one, zero, mean, var, 1e-5, 0.9, mode);
     std::printf("%-13s %7.4f %7.4f %7.4f %7.4f     %.2f  %.2f\n", name_of(mode), y(0), y(1), y(2),
                 y(3), mean(0), var(0));
   }
-  std::printf("\nof the first channel:   first y           moving mean       moving variance\n");
-  std::printf("shape         mode        scratch  layer    scratch  layer    scratch  layer\n");
+  std::printf("\nfirst channel, by the function and by the layer of the library\n");
+  std::printf("                        first y           moving mean       moving variance\n");
+  std::printf("shape         mode       function  layer   function  layer   function  layer\n");
   const bool matrix = compare<batchnorm::BatchNorm1d<double>>("(64, 5)", MatrixXd(64, 5), 5);
   const bool images =
       compare<batchnorm::BatchNorm2d<double>>("(8, 3, 7, 6)", Images(8, 3, 7, 6), 3);
-  std::printf("\nVerdict: all numbers of both %s within 1e-12.\n",
+  std::printf("\nVerdict: all numbers of the function and of the layer %s within 1e-12.\n",
               matrix && images ? "agree" : "do NOT agree");
 }

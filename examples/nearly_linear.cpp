@@ -78,7 +78,7 @@ double fit(const MatrixXd& x, const MatrixXd& t, bool affine) {
     const MatrixXd difference = (a * w).array() + c(0) - t.array();
     explained = 1 - difference.squaredNorm() / n / var;
     if (step == 10 || step == 100 || step == 1000)
-      std::printf("%-7s gamma and beta, step %-5d      R^2 %.3f\n", affine ? "with" : "without",
+      std::printf("%-7s gamma and beta, step %-5d         R^2 %.3f\n", affine ? "with" : "without",
                   step, explained);
     const MatrixXd dp = 2 * difference / n, dw = a.transpose() * dp;
     const MatrixXd dc = dp.colwise().sum(), da = dp * w.transpose();
@@ -92,7 +92,8 @@ double fit(const MatrixXd& x, const MatrixXd& t, bool affine) {
 int main() {
   const ArrayXd z = ArrayXd::LinSpaced(4001, -10, 10), p = (-z.square() / 2).exp();  // N(0, 1)
   double straight = 0;
-  std::printf("a line through sigmoid(g * z), z ~ N(0, 1)\n");
+  std::printf("R^2: the share of the variance that the best straight line, or the net, explains\n");
+  std::printf("\na line through sigmoid(g * z), z ~ N(0, 1)\n");
   for (const double g : {1.0, 2.0, 4.0}) {
     const double r2 = r_squared(z, sigmoid(g * z).array(), p);
     if (g == 1) straight = r2;
@@ -118,12 +119,13 @@ int main() {
     curve = sigmoid(bn.forward(curve));
   }
   const double bound = r_squared(curve.array(), t.array(), ArrayXd::Ones(200));
-  std::printf("\nlinear, BN, sigmoid, linear, BN, sigmoid, linear fits sin(3 x)\n");
+  std::printf(
+      "\nthe net linear, BN, sigmoid, linear, BN, sigmoid, linear is trained to fit sin(3 x)\n");
   const double off = fit(x, t, false), on = fit(x, t, true);
-  std::printf("without gamma and beta, the best    R^2 %.3f\n", bound);
+  std::printf("without gamma and beta, the best possible  R^2 %.3f\n", bound);
   std::printf(
       "\nVerdict: a line explains %.1f %% of a normalized sigmoid and %.1f %% of eight in a row, "
-      "which are %s one; without gamma and beta the net %s sin(3 x), with them it %s.\n",
-      100 * straight, 100 * stacked, stacked > 0.95 ? "nearly" : "NOT nearly",
+      "which are %s linear; without gamma and beta the net %s sin(3 x), with them it %s.\n",
+      100 * straight, 100 * stacked, stacked > 0.95 ? "nearly" : "not nearly",
       off < bound + 1e-3 ? "cannot fit" : "CAN fit", on > 0.95 ? "can" : "CANNOT");
 }

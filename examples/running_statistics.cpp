@@ -24,7 +24,8 @@ Vector2d in_eval_mode(BatchNorm1d<double> layer, const Vector2d& x) {  // a copy
 /// (x - running_mean) / sqrt(running_var).
 bool follow(const Vector2d& x) {
   BatchNorm1d<double> bn = layer_with(Momentum::weight_of_new(0.1), false);
-  std::printf("step   running mean  running var   y in training    by hand          y in eval\n");
+  std::printf(
+      "step   running mean  running var   y in training    y in eval, by hand and by the layer\n");
   Vector2d y = in_eval_mode(bn, x);
   std::printf("none   %12.0f  %11.1e   %-15s  %-15s  %.1f %.1f\n", bn.running_mean()(0),
               bn.running_var()(0), "", "", y(0), y(1));
@@ -71,7 +72,7 @@ bool record(const char* name, Momentum momentum, const std::vector<Vector2d>& ba
 
 int main() {
   const Vector2d x(100000, 200000);
-  std::printf("Samples 100000 and 200000, momentum 0.1, neither gamma nor beta\n");
+  std::printf("Samples 100000 and 200000, momentum 0.1, without gamma and beta\n");
   const bool by_batch = follow(x);
   std::printf("\nMomentum 0, gamma 2, beta 3\n");
   const bool eval_is_raw = momentum_0(x);
@@ -95,8 +96,9 @@ int main() {
     zero_is_paper &= record("momentum 0", Momentum::weight_of_new(0), batches, passes, mean, var);
   }
   std::printf(
-      "\nVerdict: the claim that momentum 0 is the paper's batch norm is %s, though %s that "
-      "training normalizes and eval mode does not; the paper's averages are %s, %s momentum 0.1.\n",
-      zero_is_paper ? "RIGHT" : "wrong", by_batch && eval_is_raw ? "it is true" : "it is NOT true",
+      "\nVerdict: the claim that momentum 0 is the paper's batch norm is %s: with it, training %s "
+      "and eval mode does not; the paper's averages are %s, %s momentum 0.1.\n",
+      zero_is_paper ? "RIGHT" : "wrong",
+      by_batch && eval_is_raw ? "normalizes" : "does NOT normalize",
       average_is_paper ? "cumulative()" : "NOT cumulative()", moving_is_paper ? "AND" : "not");
 }

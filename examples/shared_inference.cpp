@@ -45,7 +45,7 @@ int main() {
   }
 
   std::printf("%d processors\n", static_cast<int>(std::thread::hardware_concurrency()));
-  std::printf("threads   requests   wrong   requests a second\n");
+  std::printf("threads   requests   wrong   requests per second\n");
   int answers = 0, wrong_in_all = 0;
   for (const int count : {1, 2, 4, 8}) {
     std::atomic<int> wrong{0};
@@ -67,7 +67,7 @@ int main() {
     answers += requests;
     wrong_in_all += wrong;
   }
-  std::printf("Verdict: of %d answers, %d differ from the layer's own in any bit.\n", answers,
+  std::printf("\nVerdict: of %d answers, %d differ in any bit from those of the layer.\n", answers,
               wrong_in_all);
   return wrong_in_all == 0 ? 0 : 1;
 }

@@ -61,6 +61,7 @@ int main() {
   Adam of_w, of_b, of_gamma, of_beta;
   double late = 0;  // the ratio at the last step
   char what[40];
+  std::printf("y of the two samples; ratio: their distance in training / their distance in eval\n");
   std::printf("step      loss                   y in training         y in eval       ratio\n");
   for (int step = 1; step <= 5000; ++step) {
     const VectorXd h = w * x.array() + b, p = sigmoid(bn.forward(h));
@@ -77,17 +78,21 @@ int main() {
     bn.zero_grad();
   }
 
-  std::printf("%-30s %8.4f %8.4f   %8.4f %8.4f   %8.6f\n", "a published run", -8.2226, 8.2226,
-              -5.8143, 5.8143, 8.2226 / 5.8143);
+  std::printf("%-30s %8.4f %8.4f   %8.4f %8.4f   %8.6f\n", "published, another start", -8.2226,
+              8.2226, -5.8143, 5.8143, 8.2226 / 5.8143);
+  std::printf(
+      "Step 1: a tenth of running_var is from the batch, so the ratio is sqrt(2 / 10) = %.6f.\n",
+      std::sqrt(0.2));
 
-  std::printf("\nthe same net, its statistics taken again\n");
+  std::printf("\nthe net after training, its running statistics computed anew with the\n");
   const VectorXd h = w * x.array() + b;
   const auto population = with_statistics_of(h, bn, VarianceEstimate::population);
   const auto unbiased = with_statistics_of(h, bn, VarianceEstimate::unbiased);
   (void)compare("population variance, / n", population, h);
   const double ratio_unbiased = compare("unbiased variance, / (n - 1)", unbiased, h);
 
-  std::printf("\nof n samples, unbiased; sqrt(n / (n - 1))\n");
+  std::printf(
+      "\nn samples, unbiased variance: sqrt(n / (n - 1)); y of the first and the last sample\n");
   bool as_sqrt = true;
   for (const int n : {2, 4, 16, 64, 256, 1024}) {
     const VectorXd many = w * VectorXd::LinSpaced(n, 100000, 200000).array() + b;
@@ -99,7 +104,7 @@ int main() {
   }
 
   std::printf(
-      "\nthe net's output              in training           in eval, population variance\n");
+      "\noutput of the net for         in training           in eval, population variance\n");
   for (const Eigen::Vector2d& samples : {x, Eigen::Vector2d(150000, 300000)}) {
     const VectorXd h_samples = w * samples.array() + b;
     const VectorXd train = sigmoid(forward_in(Mode::training, population, h_samples));
@@ -114,8 +119,8 @@ int main() {
   const bool is_sqrt_2 =
       std::abs(late - std::sqrt(2.0)) < 1e-3 && std::abs(ratio_unbiased - std::sqrt(2.0)) < 1e-5;
   std::printf(
-      "\nVerdict: the two modes %s by sqrt(2); by the population variance they %s; the "
-      "factor %s as n grows.\n",
+      "\nVerdict: for two samples the two modes %s by the factor sqrt(2), because running_var is "
+      "the unbiased variance; with the population variance they %s; for n samples the factor %s.\n",
       is_sqrt_2 ? "differ" : "do NOT differ", agree ? "agree" : "do NOT agree",
-      as_sqrt ? "vanishes as sqrt(n / (n - 1)) does" : "does NOT go as sqrt(n / (n - 1))");
+      as_sqrt ? "is sqrt(n / (n - 1))" : "is NOT sqrt(n / (n - 1))");
 }

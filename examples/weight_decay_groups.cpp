@@ -97,7 +97,10 @@ double apart(const Net& a, const Net& b) {
 int main() {
   const auto sgd = Optimizer::sgd, adam = Optimizer::adam;
   const auto penalty = Decay::penalty, step = Decay::step;
-  std::printf("lambda of            weights, others      |w1|      |w2|   mean gamma   loss\n");
+  std::printf(
+      "penalty: lambda / 2 * |theta|^2 in the loss; in the step: theta *= 1 - rate * lambda;\n"
+      "others: gamma, beta and the bias\n\n"
+      "lambda of            weights, others      |w1|      |w2|   mean gamma   loss\n");
   (void)train({"SGD, none", sgd, step, 0, 0});
   const Net all = train({"SGD, in the step", sgd, step, 1, 1});
   const Net sgd_step = train({"SGD, in the step", sgd, step, 1, 0});
@@ -105,11 +108,11 @@ int main() {
   const Net adam_step = train({"Adam, in the step", adam, step, 1, 0});
   const Net adam_penalty = train({"Adam, penalty", adam, penalty, 1, 0});
   const double of_sgd = apart(sgd_step, sgd_penalty), of_adam = apart(adam_step, adam_penalty);
-  std::printf("\nlargest difference of a weight, penalty against step: SGD %.12f, Adam %.4f\n",
+  std::printf("\nlargest difference of a weight between penalty and step: SGD %.0e, Adam %.4f\n",
               of_sgd, of_adam);
   std::printf(
-      "\nVerdict: penalty and step are %s for SGD, %s for Adam; to spare gamma, beta and the bias "
-      "%s: loss %.4f against %.4f.\n",
+      "\nVerdict: penalty and step are %s for SGD, %s for Adam; to leave gamma, beta and the bias "
+      "without decay %s: loss %.4f instead of %.4f.\n",
       of_sgd < 1e-12 ? "the same" : "NOT the same", of_adam < 1e-12 ? "the SAME" : "not",
       sgd_step.loss < 0.5 * all.loss ? "helps" : "does NOT help", sgd_step.loss, all.loss);
 }

@@ -7,11 +7,12 @@
 set -eu
 tools=$(cd "$(dirname "$0")" && pwd)/tools
 
-# A check's description is the third line of its script. packages.sh is not a check.
+# A check's description is the third line of its script. packages.sh and progress.sh are no checks.
 list() {
   for tool in "$tools"/*.sh; do
     name=$(basename "$tool" .sh)
-    [ "$name" = packages ] || printf '  %-10s %s\n' "$name" "$(sed -n '3s/^# //p' "$tool")"
+    case $name in packages | progress) continue ;; esac
+    printf '  %-10s %s\n' "$name" "$(sed -n '3s/^# //p' "$tool")"
   done
 }
 

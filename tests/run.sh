@@ -23,8 +23,11 @@ build_and_test() {
     cat "$build/configure.log" >&2
     return 1
   fi
-  cmake --build "$build" -j "$jobs" &&
-    (cd "$build" && ctest --output-on-failure -j "$jobs" -E "${without:-^$}")
+  if ! with_progress "$build/build.log" cmake --build "$build" -j "$jobs"; then
+    show_log "$build/build.log"
+    return 1
+  fi
+  (cd "$build" && ctest --output-on-failure -j "$jobs" -E "${without:-^$}")
 }
 
 # also WHAT PACKAGES COMMAND...: one more thing to test.

@@ -23,10 +23,10 @@ Report batch_size(const Study& study) {
   Report report;
   report.setup = "Two hidden layers of 64 ReLUs, " + std::to_string(images) +
                  " images, learning rate 0.1 * batch / 64";
-  report.findings.push_back(above("highest less lowest test accuracy over the sizes",
+  report.findings.push_back(above("highest minus lowest test accuracy over the sizes",
                                   {"with BN", combined(with, test_accuracy, range)},
                                   {"without", combined(without, test_accuracy, range)}));
-  report.findings.push_back(above("test accuracy that batches of 64 gain over batches of 2",
+  report.findings.push_back(above("increase of the test accuracy by batches of 64 instead of 2",
                                   gain("with BN", with[0], with[4], test_accuracy),
                                   gain("without", without[0], without[4], test_accuracy)));
   const std::string x_label = "images in a batch";

@@ -25,7 +25,7 @@ Report initial_scale(const Study& study) {
   report.setup = "LeNet with ReLU, batch 32, learning rate 0.1, loss after " +
                  std::to_string(recipe.steps) + " steps; weights times 0.01 to 100";
   const auto compare = [&](const std::string& which, const Compared& compared) {
-    report.findings.push_back(below("highest less lowest training loss over the scales, " + which,
+    report.findings.push_back(below("highest minus lowest training loss over the scales, " + which,
                                     {"with BN", combined(compared.with, final_loss, range)},
                                     {"without", combined(compared.without, final_loss, range)}));
     report.charts.push_back(chart_over(scales, compared, final_loss, "Training loss, " + which,

@@ -38,10 +38,10 @@ Report learning_rate(const Study& study) {
 
   Report report;
   report.setup = "LeNet with ReLU, batch 32, loss after " + std::to_string(recipe.steps) + " steps";
-  report.findings.push_back(above("highest rate that ends below a loss of 1, log10",
+  report.findings.push_back(above("log10 of the highest learning rate that ends at a loss below 1",
                                   {"with BN", highest_borne(rates, with)},
                                   {"without", highest_borne(rates, without)}));
-  report.findings.push_back(below("training loss at the best rate of each",
+  report.findings.push_back(below("training loss at the best learning rate of each",
                                   {"with BN", combined(with, final_loss, lowest)},
                                   {"without", combined(without, final_loss, lowest)}));
   report.charts.push_back(chart_over(rates, compared, final_loss, "Training loss", "learning rate",

@@ -2,14 +2,13 @@
 #include "options.hpp"
 
 #include <cxxopts.hpp>
+#include <numeric>
 
 #include "claims.hpp"
 #include "command_line.hpp"
 
 namespace claims {
 namespace {
-
-constexpr Effort kQuick{2, 0.25, 1}, kFull{5, 1.0, 1};
 
 cxxopts::Options describe() {
   std::string about =
@@ -19,13 +18,12 @@ cxxopts::Options describe() {
     about += "\n  " + std::to_string(++count) + ". " + claim.title;
   }
   cxxopts::Options parser("claims", about + "\n");
-  parser.add_options()  //
-      ("full",
-       "5 seeds and all steps, for the verdicts (default: a quick look, 2 seeds and a "
-       "quarter of the steps)")                                                 //
-      ("claim", "examine this one alone", cxxopts::value<std::string>())        //
-      ("seeds", "instead of 2 or 5", cxxopts::value<std::string>())             //
-      ("steps", "instead of 25 or 100 percent", cxxopts::value<std::string>())  //
+  parser.add_options()                                                                    //
+      ("full", "examine all claims (default: claims 2, 7 and 8)")                         //
+      ("claim", "examine this claim alone", cxxopts::value<std::string>())                //
+      ("seeds", "how many; verdicts need 5 (default: 5)", cxxopts::value<std::string>())  //
+      ("steps", "percent of them; verdicts need 100 (default: 100)",
+       cxxopts::value<std::string>())  //
       ("threads", "to train with (default: all cores)", cxxopts::value<std::string>());
   fashion_mnist::add_common_options(parser, Options{}.data, Options{}.out,
                                     "verdicts.md and the pictures");
@@ -36,8 +34,14 @@ Options read(const fashion_mnist::CommandLine& line) {
   Options options;
   line.set("data", options.data);
   line.set("out", options.out);
-  line.set("claim", options.claim, 1, all_claims().size());
-  options.effort = line.has("full") ? kFull : kQuick;
+  std::size_t claim = 0;
+  line.set("claim", claim, 1, all_claims().size());
+  if (claim != 0) {
+    options.claims = {claim};
+  } else if (line.has("full")) {
+    options.claims.resize(all_claims().size());
+    std::iota(options.claims.begin(), options.claims.end(), std::size_t{1});
+  }
   line.set("seeds", options.effort.seeds, 2, 1000);
   int percent = 0;
   line.set("steps", percent, 1, 1000);

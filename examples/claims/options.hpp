@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "study.hpp"
 
@@ -12,7 +13,7 @@ namespace claims {
 
 struct Options {
   Effort effort;
-  std::size_t claim = 0;  // 0 is all
+  std::vector<std::size_t> claims{2, 7, 8};  // numbers of those to examine
   std::string data = "/usr/share/datasets/fashion-mnist";
   std::string out = CLAIMS_OUT;  // defined by CMake, a folder that git ignores
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Verdicts for the terminal and as a table in Markdown.
+// Findings for the terminal and as a table in Markdown.
 #pragma once
 
 #include <cstddef>
@@ -17,9 +17,16 @@ struct Examined {
   Report report;
 };
 
-void print(std::ostream& out, const Examined& examined);
+/// What is printed and written in place of verdicts if the effort is too small for them.
+inline constexpr const char* kNoVerdicts =
+    "There are no verdicts: these need at least 5 seeds and all steps.";
+
+/// "2 seeds, 25 % of the steps"
+[[nodiscard]] std::string description(const Effort& effort);
+
+void print(std::ostream& out, const Examined& examined, const Effort& effort);
 
 /// A table of all findings, and below it what each claim's numbers belong to.
-void write_markdown(std::ostream& out, const std::vector<Examined>& all, const std::string& effort);
+void write_markdown(std::ostream& out, const std::vector<Examined>& all, const Effort& effort);
 
 }  // namespace claims

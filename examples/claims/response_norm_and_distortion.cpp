@@ -28,12 +28,13 @@ Report response_norm_and_distortion(const Study& study) {
   const auto accuracy = [](const std::string& name, const std::vector<Outcome>& seeds) {
     return side(name, seeds, test_accuracy);
   };
-  report.findings.push_back(below("test accuracy lost without LRN where BN is, within 0.01",
-                                  less(accuracy("BN and LRN", with[1]), accuracy("BN", with[0])),
+  report.findings.push_back(below("test accuracy: BN without LRN loses less than 0.01",
+                                  minus(accuracy("BN and LRN", with[1]), accuracy("BN", with[0])),
                                   0.01));
   report.findings.push_back(above("test accuracy, BN instead of LRN",
-                                  less(accuracy("BN", with[0]), accuracy("LRN", without[1])), 0.0));
-  report.findings.push_back(below("what shifts and flips take off the test loss",
+                                  minus(accuracy("BN", with[0]), accuracy("LRN", without[1])),
+                                  0.0));
+  report.findings.push_back(below("decrease of the test loss by shifts and flips of the images",
                                   gain("with BN", with[2], with[0], test_loss),
                                   gain("without", without[2], without[0], test_loss)));
   const auto chart_of = [&](const char* heading, std::size_t condition, const char* what) {

@@ -12,6 +12,8 @@
 
 namespace claims {
 
+bool gives_verdicts(const Effort& effort) { return effort.seeds >= 5 && effort.steps >= 1.0; }
+
 int Study::steps(int full) const {
   return std::max(4, static_cast<int>(std::lround(effort_.steps * full)));
 }

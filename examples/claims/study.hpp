@@ -15,6 +15,10 @@ struct Effort {
   int threads = 1;
 };
 
+/// Whether the effort is enough for verdicts. With fewer seeds or steps than the defaults, these
+/// would often be others than those of the whole effort.
+[[nodiscard]] bool gives_verdicts(const Effort& effort);
+
 /// outcomes[recipe][seed]
 using Outcomes = std::vector<std::vector<Outcome>>;
 

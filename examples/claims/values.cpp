@@ -22,7 +22,7 @@ Side side(const std::string& name, const std::vector<Outcome>& seeds, Measure me
 
 Side gain(const std::string& name, const std::vector<Outcome>& from, const std::vector<Outcome>& to,
           Measure measure) {
-  return {name, less(side("", to, measure), side("", from, measure)).values};
+  return {name, minus(side("", to, measure), side("", from, measure)).values};
 }
 
 double lowest(const std::vector<double>& values) {

@@ -15,7 +15,7 @@ using Measure = double (*)(const Outcome&);
 [[nodiscard]] double final_loss(const Outcome& outcome);
 [[nodiscard]] double test_accuracy(const Outcome& outcome);
 [[nodiscard]] double test_loss(const Outcome& outcome);
-/// Test loss less training loss, both after the training.
+/// Test loss minus training loss, both after the training.
 [[nodiscard]] double loss_gap(const Outcome& outcome);
 
 /// measure of each seed's outcome.

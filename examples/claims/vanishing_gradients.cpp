@@ -99,9 +99,9 @@ Report vanishing_gradients(const Study& study) {
                  " steps at the best of the rates 0.03, 0.3, 3, and 0.0001 to 0.1";
   for (int i = 0; i < 2; ++i) {
     const std::string layers = std::to_string(depths[i]) + " sigmoid layers: ";
-    report.findings.push_back(
-        above(layers + "gradient of the first layer over the last one's, log10",
-              side("with BN", with[i], decades), side("without", without[i], decades)));
+    report.findings.push_back(above(layers + "log10 of the gradient's norm, first layer over last",
+                                    side("with BN", with[i], decades),
+                                    side("without", without[i], decades)));
     report.findings.push_back(below(layers + "training loss", side("with BN", with[i], final_loss),
                                     side("without", without[i], final_loss)));
   }

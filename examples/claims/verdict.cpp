@@ -20,13 +20,13 @@ Finding finding(const std::string& statement, const Side& a, const std::string& 
 }
 
 Finding judged_above(Finding finding) {
-  finding.relation = "above";
+  finding.relation = ">";
   finding.verdict = lies_above(finding.a, finding.b);
   return finding;
 }
 
 Finding judged_below(Finding finding) {
-  finding.relation = "below";
+  finding.relation = "<";
   finding.verdict = lies_above(finding.b, finding.a);
   return finding;
 }
@@ -90,8 +90,8 @@ Finding below(const std::string& statement, const Side& a, double b) {
   return judged_below(finding(statement, a, "", {b, 0.0}));
 }
 
-Side less(const Side& b, const Side& a) {
-  Side result{b.name + " less " + a.name, b.values};
+Side minus(const Side& b, const Side& a) {
+  Side result{b.name + " minus " + a.name, b.values};
   for (std::size_t seed = 0; seed < a.values.size(); ++seed) result.values[seed] -= a.values[seed];
   return result;
 }

@@ -33,7 +33,7 @@ struct Side {
 /// One measurable statement of a claim and what came of it.
 struct Finding {
   std::string statement;
-  std::string relation;  // between a and b, as the claim has it: "above"
+  std::string relation;  // between a and b, as claimed: ">" or "<"
   std::string name_a, name_b;
   Interval a, b;
   Verdict verdict = Verdict::undecided;
@@ -46,9 +46,9 @@ struct Finding {
 [[nodiscard]] Finding above(const std::string& statement, const Side& a, double b);
 [[nodiscard]] Finding below(const std::string& statement, const Side& a, double b);
 
-/// "b less a": b - a, seed by seed. The seed chooses the images, so that this spreads less than
+/// "b minus a": b - a, seed by seed. The seed chooses the images, so that this spreads less than
 /// either of them where they differ by little.
-[[nodiscard]] Side less(const Side& b, const Side& a);
+[[nodiscard]] Side minus(const Side& b, const Side& a);
 
 /// "with BN 0.812 ± 0.013"
 [[nodiscard]] std::string text(const std::string& name, const Interval& interval);

@@ -25,21 +25,21 @@ Report weight_decay(const Study& study) {
       "Two hidden layers of 128 ReLUs, 1000 training images, batch 50, learning rate "
       "0.1 sinking to 0, " +
       std::to_string(recipe.steps) + " steps; L2 of d = 0.01, L1 of 0.001";
-  report.findings.push_back(below("what decay d takes off the test loss against d / 5",
+  report.findings.push_back(below("decrease of the test loss by L2 of d instead of d / 5",
                                   gain("with BN", with[3], with[2], test_loss),
                                   gain("without", without[3], without[2], test_loss)));
   report.findings.push_back(
-      above("BN regularizes by itself: test loss less training loss sinks",
-            less(side("neither", without[0], loss_gap), side("BN", with[0], loss_gap)), 0.0));
+      above("BN regularizes by itself: it lowers test loss minus training loss",
+            minus(side("neither", without[0], loss_gap), side("BN", with[0], loss_gap)), 0.0));
   report.findings.push_back(
-      above("L2 regularizes: test loss less training loss sinks",
-            less(side("neither", without[0], loss_gap), side("L2", without[3], loss_gap)), 0.0));
+      above("L2 regularizes: it lowers test loss minus training loss",
+            minus(side("neither", without[0], loss_gap), side("L2", without[3], loss_gap)), 0.0));
   report.findings.push_back(
-      above("BN cannot replace L2: test loss sinks by it",
-            less(side("BN", with[0], test_loss), side("both", with[3], test_loss)), 0.0));
+      above("BN cannot replace L2: beside BN, L2 lowers the test loss",
+            minus(side("BN", with[0], test_loss), side("both", with[3], test_loss)), 0.0));
   report.findings.push_back(
-      above("BN cannot replace L1: test loss sinks by it",
-            less(side("BN", with[0], test_loss), side("both", l1.with[0], test_loss)), 0.0));
+      above("BN cannot replace L1: beside BN, L1 lowers the test loss",
+            minus(side("BN", with[0], test_loss), side("both", l1.with[0], test_loss)), 0.0));
   report.charts = {
       chart_over(decays, compared, test_loss, "Test loss", "L2 decay"),
       chart_over(decays, compared, loss_gap, "Test loss less training loss", "L2 decay")};

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Trains LeNet over several processes by MPI: one learning curve, whatever their number.
 // Debian packages: zlib1g-dev libopenmpi-dev dataset-fashion-mnist
+// Time: about 20 seconds
 #include <unistd.h>
 
 #include <algorithm>
@@ -54,7 +55,8 @@ double largest_difference(const Run& a, const Run& b) {
 }
 
 void print_curves(const std::vector<Run>& runs, const std::size_t batch) {
-  std::printf("\n   images   one process   synchronized   local statistics   (mean loss since)\n");
+  std::printf("\nmean loss of the images between one line and the next\n");
+  std::printf("   images   one process   synchronized   local statistics\n");
   const std::size_t steps = runs[0].losses.size(), lines = std::min<std::size_t>(steps, 10);
   for (std::size_t line = 0; line < lines; ++line) {
     const std::size_t begin = steps * line / lines, end = steps * (line + 1) / lines;

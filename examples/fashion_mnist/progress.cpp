@@ -5,7 +5,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdio>
+#include <numeric>
 
 namespace fashion_mnist {
 namespace {
@@ -25,45 +27,100 @@ std::string minutes_and_seconds(double seconds) {
   return text;
 }
 
+/// A part of a line, with a space before it. columns is its width, which text.size() is not.
+struct Piece {
+  std::string text;
+  std::size_t columns;
+};
+
+Piece piece(const std::string& text) { return {" " + text, text.size() + 1}; }
+
 /// "#####------" as blocks, eighths of one at the tip.
-std::string bar(double fraction, std::size_t width) {
+Piece bar(double fraction, std::size_t width) {
   static const char* const tips[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
   const auto eighths = static_cast<std::size_t>(fraction * static_cast<double>(8 * width));
-  std::string text;
+  std::string text = " ";
   for (std::size_t i = 0; i < eighths / 8; ++i) text += "█";
   text += tips[eighths % 8];
   const std::size_t used = eighths / 8 + (eighths % 8 == 0 ? 0 : 1);
   for (std::size_t i = used; i < width; ++i) text += "·";
-  return text;
+  return {text, width + 1};
+}
+
+Piece number(const char* format, double value) {
+  char text[64];
+  std::snprintf(text, sizeof text, format, value);
+  return piece(text);
+}
+
+/// The pieces in the order in which they are printed.
+enum Part : std::size_t { kLabel, kBar, kPercent, kLeft, kRate, kMeasure, kStatus, kParts };
+using Parts = std::array<Piece, kParts>;
+
+constexpr std::size_t kNarrowest = 8, kWidest = 32;  // bar
+
+Parts parts_of(const ProgressLine& line) {
+  Parts parts;
+  parts[kLabel] = {line.label, line.label.size()};
+  parts[kBar] = bar(line.fraction, kNarrowest);
+  parts[kPercent] = number("%3.0f %%", 100.0 * line.fraction);
+  parts[kLeft] = piece(" " + minutes_and_seconds(line.seconds_left) + " left");
+  parts[kRate] = number(" %.0f images/s", line.rate);
+  if (!line.measure.empty()) parts[kMeasure] = piece(" " + line.measure);
+  parts[kStatus] = piece((line.measure.empty() ? " " : "") + line.status);
+  return parts;
+}
+
+std::size_t columns_of(const Parts& parts) {
+  return std::accumulate(parts.begin(), parts.end(), std::size_t{0},
+                         [](std::size_t sum, const Piece& part) { return sum + part.columns; });
+}
+
+std::string joined(const Parts& parts) {
+  return std::accumulate(parts.begin(), parts.end(), std::string(),
+                         [](std::string text, const Piece& part) { return text + part.text; });
 }
 
 }  // namespace
 
+std::string text_of(const ProgressLine& line, std::size_t columns) {
+  Parts parts = parts_of(line);
+  for (const Part part : {kRate, kMeasure, kBar, kLeft, kPercent, kLabel}) {
+    if (columns_of(parts) <= columns) break;
+    parts[part] = {};
+    if (part == kMeasure) parts[kStatus] = piece(" " + line.status);
+  }
+  const std::size_t used = columns_of(parts);
+  if (used > columns) return line.status.substr(0, columns);
+  if (parts[kBar].columns > 0) {
+    parts[kBar] = bar(line.fraction, std::min(kNarrowest + columns - used, kWidest));
+  }
+  return joined(parts);
+}
+
 Progress::Progress(std::size_t total) : total_(total), terminal_(isatty(STDOUT_FILENO) != 0) {}
 
-void Progress::advance(std::size_t images, const std::string& epoch, const std::string& status) {
+void Progress::advance(std::size_t images, const std::string& label, const std::string& status,
+                       const std::string& measure) {
   done_ += images;
   const auto now = Clock::now();
   if (now < next_) return;
   next_ = now + (terminal_ ? std::chrono::milliseconds(100) : std::chrono::seconds(5));
 
+  ProgressLine line;
+  line.label = label;
+  line.fraction = static_cast<double>(done_) / static_cast<double>(total_);
   const double elapsed = std::chrono::duration<double>(now - start_).count();
-  const double fraction = static_cast<double>(done_) / static_cast<double>(total_);
-  const double rate = static_cast<double>(done_) / std::max(elapsed, 1e-9);
-  const double left = static_cast<double>(total_ - done_) / rate;
-  char numbers[96];
-  std::snprintf(numbers, sizeof numbers, " %3.0f %%  %.0f images/s  %s left", 100.0 * fraction,
-                rate, minutes_and_seconds(left).c_str());
-  if (!terminal_) {
-    std::printf("%s%s  %s\n", epoch.c_str(), numbers, status.c_str());
+  line.rate = static_cast<double>(done_) / std::max(elapsed, 1e-9);
+  line.seconds_left = static_cast<double>(total_ - done_) / line.rate;
+  line.measure = measure;
+  line.status = status;
+  if (terminal_) {
+    std::printf("%s%s", kClearLine, text_of(line, terminal_width() - 1).c_str());
   } else {
-    std::string right = numbers + ("  " + status);
-    const std::size_t room = terminal_width() - 1;  // the last column would wrap
-    const std::size_t used = epoch.size() + 2 + right.size();
-    const std::size_t bar_width = std::clamp<std::size_t>(room > used ? room - used : 0, 8, 32);
-    right.resize(std::min(right.size(), room - std::min(room, epoch.size() + 2 + bar_width)));
-    std::printf("%s%s  %s%s", kClearLine, epoch.c_str(), bar(fraction, bar_width).c_str(),
-                right.c_str());
+    Parts parts = parts_of(line);
+    parts[kBar] = {};
+    std::printf("%s\n", joined(parts).c_str());
   }
   std::fflush(stdout);
 }

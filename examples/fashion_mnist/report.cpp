@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "report.hpp"
 
+#include <cstdio>
 #include <iomanip>
 #include <ostream>
+#include <string>
 
 namespace fashion_mnist {
 namespace {
@@ -18,7 +20,33 @@ void print_values(std::ostream& out, const char* label, const Values& values) {
   out << '\n';
 }
 
+std::string digits(double accuracy) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3f", accuracy);
+  return text;
+}
+
+std::string last_test_accuracy(const Run& run) {
+  return digits(run.history.epochs.back().test_accuracy);
+}
+
 }  // namespace
+
+void print_verdict(std::ostream& out, const std::vector<Run>& runs) {
+  const std::size_t epochs = runs.front().history.epochs.size();
+  out << "\nVerdict: after " << epochs << (epochs == 1 ? " epoch, " : " epochs, ");
+  if (runs.size() == 1) {
+    out << "the network " << runs[0].history.network << " has a test accuracy of "
+        << last_test_accuracy(runs[0]) << ".\n";
+    return;
+  }
+  const std::string with = last_test_accuracy(runs[0]), without = last_test_accuracy(runs[1]);
+  out << "batch normalization "
+      << (with == without  ? "does NOT change"
+          : with > without ? "raises"
+                           : "LOWERS")
+      << " the test accuracy: " << with << " with it, " << without << " without it.\n";
+}
 
 void print_table(std::ostream& out, const std::vector<Run>& runs) {
   out << "\n  network     epoch    loss   train    test   seconds\n";

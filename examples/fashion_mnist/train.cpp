@@ -107,14 +107,13 @@ class Learner {
     seconds_ = 0.0;
   }
 
-  /// "0.832 with BN", the accuracy since the epoch began.
-  [[nodiscard]] std::string status() const {
-    char text[96];
-    std::snprintf(text, sizeof text, "%.3f %s", epoch_.accuracy(), run_.history.network.c_str());
-    return text;
-  }
+  /// "with BN 0.832", the training accuracy since the epoch began.
+  [[nodiscard]] std::string status() const { return with_number(epoch_.accuracy()); }
 
-  [[nodiscard]] const History& history() const { return run_.history; }
+  /// "with BN 0.785", the test accuracy after the last epoch.
+  [[nodiscard]] std::string tested() const {
+    return with_number(run_.history.epochs.back().test_accuracy);
+  }
 
   /// The network and its history, no longer on any device.
   [[nodiscard]] Run take() {
@@ -123,6 +122,12 @@ class Learner {
   }
 
  private:
+  [[nodiscard]] std::string with_number(double accuracy) const {
+    char number[32];
+    std::snprintf(number, sizeof number, " %.3f", accuracy);
+    return run_.history.network + number;
+  }
+
   double test(const Dataset& data, const std::vector<std::size_t>& order, std::size_t batch_size) {
     Batch batch;
     Tally tally;
@@ -161,16 +166,10 @@ double learning_rate(const Options& options, double done) {
              : options.learning_rate * 0.5 * (1.0 + std::cos(kPi * done));
 }
 
-std::string epoch_line(const std::string& label, const std::vector<Learner>& learners) {
-  std::string text = label + " done";
-  for (const auto& learner : learners) {
-    const EpochResult& result = learner.history().epochs.back();
-    char part[128];
-    std::snprintf(part, sizeof part, "   %s: train %.3f, test %.3f in %.1f s",
-                  learner.history().network.c_str(), result.train_accuracy, result.test_accuracy,
-                  result.seconds);
-    text += part;
-  }
+/// What the function says of each network, with commas between: "with BN 0.832, without BN 0.452".
+std::string of_each(const std::vector<Learner>& learners, std::string (Learner::*say)() const) {
+  std::string text;
+  for (const auto& learner : learners) text += (text.empty() ? "" : ", ") + (learner.*say)();
   return text;
 }
 
@@ -213,12 +212,9 @@ std::vector<Run> train(const Options& options, const Dataset& train_set, const D
       gather_seconds += seconds_since(start);
       const double part = static_cast<double>(b) / static_cast<double>(batches);
       const double rate = learning_rate(options, (epoch + part) / options.epochs);
-      std::string status;
-      for (auto& learner : learners) {
-        learner.step(batch, rate);
-        status += (status.empty() ? "accuracy " : ", ") + learner.status();
-      }
-      progress.advance((end - begin) * learners.size(), label, status);
+      for (auto& learner : learners) learner.step(batch, rate);
+      progress.advance((end - begin) * learners.size(), label, of_each(learners, &Learner::status),
+                       "accuracy");
       if ((b + 1) * kStretches / batches > stretch_begin * kStretches / batches) {
         const double middle = 0.5 * static_cast<double>(stretch_begin + b + 1);
         for (auto& learner : learners) {
@@ -230,7 +226,7 @@ std::vector<Run> train(const Options& options, const Dataset& train_set, const D
     for (auto& learner : learners) {
       learner.end_epoch(test_set, test_order, options.batch, gather_seconds);
     }
-    progress.line(epoch_line(label, learners));
+    progress.line(label + " done  test accuracy " + of_each(learners, &Learner::tested));
   }
 
   std::vector<Run> runs;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Runs a network that PyTorch trained on Fashion-MNIST (train.py, beside it): the same predictions.
 // Debian packages: zlib1g-dev nlohmann-json3-dev dataset-fashion-mnist
+// File: /usr/bin/python3 examples/load_pytorch_weights/train.py FILE (needs python3-torch)
+// Time: a few seconds
 #include <algorithm>
 #include <batchnorm/safetensors.hpp>
 #include <cstdio>

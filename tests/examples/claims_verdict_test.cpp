@@ -43,8 +43,8 @@ TEST_CASE("findings follow the direction of what is claimed", "[claims]") {
 
 TEST_CASE("a difference is taken seed by seed and judged against a number", "[claims]") {
   // The seeds differ by 10, the sides by 0.1 and 0.3: 0.2 on average, with a deviation of 0.14.
-  const claims::Side lost = claims::less({"b", {1.0, 11.0}}, {"a", {0.9, 10.7}});
-  REQUIRE(lost.name == "b less a");
+  const claims::Side lost = claims::minus({"b", {1.0, 11.0}}, {"a", {0.9, 10.7}});
+  REQUIRE(lost.name == "b minus a");
   REQUIRE(claims::below("", lost, 0.4).verdict == Verdict::shown);
   REQUIRE(claims::below("", lost, 0.3).verdict == Verdict::undecided);
   REQUIRE(claims::below("", lost, 0.05).verdict == Verdict::refuted);

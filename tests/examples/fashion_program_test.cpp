@@ -29,6 +29,8 @@ TEST_CASE("the program trains, prints its table and writes its curves", "[fashio
   REQUIRE(contains(result.out, "epoch    loss   train    test   seconds"));
   REQUIRE(contains(result.out, "gamma"));
   REQUIRE(contains(result.out, out + "/curves.svg"));
+  REQUIRE(contains(result.out, "epoch 2/2 done  test accuracy with BN "));
+  REQUIRE(contains(result.out, "\nVerdict: after 2 epochs, batch normalization "));
   const std::string epochs = testing::read_text(out + "/epochs.csv");
   REQUIRE(std::count(epochs.begin(), epochs.end(), '\n') == 1 + 2 * 2);
   const std::string curves = testing::read_text(out + "/curves.csv");

@@ -42,10 +42,11 @@ TEST_CASE("a folded network predicts what the network with batch norms predicted
     const std::string text =
         printed(folder, "'" EXAMPLES_FOLDER "/fold_for_inference' --epochs 2 --batch 50 --model " +
                             model + " --data '" + folder.path() + "'");
-    CHECK(number_after(text, "Verdict: the same class for ") == 200);
-    CHECK(number_after(text, "images, logits of up to ") > 0.1);
+    CHECK(number_after(text, "Verdict: both give the same class for ") == 200);
+    CHECK(number_after(text, "images; their logits of up to ") > 0.1);
     // Two networks of some ten layers in float: a few dozen roundings of 6e-8 of the largest logit.
-    CHECK(number_after(text, " within ") <= 1e-5 * number_after(text, "logits of up to "));
+    CHECK(number_after(text, "differ by at most ") <=
+          1e-5 * number_after(text, "logits of up to "));
     CHECK(number_after(text, "folded ") == (model == "lenet" ? 11 : 7));  // layers
   }
 }

@@ -2,6 +2,8 @@
 # Sourced, not run: `. "$root/tests/tools/packages.sh"`, then `need_packages g++ cmake`.
 # Makes sure that the named Debian packages, or the same parts from elsewhere, are there, and
 # installs those that are not. With everything present it changes nothing and needs no root.
+# shellcheck disable=SC2154  # root is the sourcing script's
+. "$root/tests/tools/progress.sh"
 
 have_command() { command -v "$1" >/dev/null 2>&1; }
 
@@ -48,11 +50,17 @@ as_root() {
   if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
 }
 
-apt_update() { as_root apt-get -qq update; }
+apt_update() { as_root apt-get -qq -o APT::Status-Fd=1 update; }
 
 apt_install() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
-    -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 install "$@" </dev/null
+    -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 -o APT::Status-Fd=1 install "$@" </dev/null
+}
+
+# Lists may be absent (a minimal system) or out of date (a package moved on): update for either.
+apt_update_and_install() {
+  apt-cache show "$@" >/dev/null 2>&1 || apt_update
+  apt_install "$@" || { apt_update && apt_install "$@"; }
 }
 
 # need_packages NAME...: exits 1, saying what to do, when it cannot make them present.
@@ -72,15 +80,11 @@ need_packages() {
     exit 1
   fi
 
-  echo "Installing $need_list(this may take some minutes)"
+  echo "Installing $need_list"
   need_log=$(mktemp)
-  # Lists may be absent (a minimal system) or out of date (a package moved on): update for either.
   # shellcheck disable=SC2086  # the list is meant to split
-  {
-    apt-cache show $need_list >/dev/null 2>&1 || apt_update
-    apt_install $need_list || { apt_update && apt_install $need_list; }
-  } >"$need_log" 2>&1 || {
-    cat "$need_log" >&2
+  with_progress "$need_log" apt_update_and_install $need_list || {
+    show_log "$need_log"
     rm -f "$need_log"
     echo "Could not install: $(missing_packages "$@")" >&2
     exit 1

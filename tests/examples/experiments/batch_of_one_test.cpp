@@ -11,8 +11,9 @@ TEST_CASE("a batch of one gives beta and no gradient but beta's", "[batch_of_one
   require_near(out.row("dx"), {0, 0, 0}, 0);
   require_near(out.row("dgamma"), {0, 0, 0}, 0);
   require_near(out.row("dbeta, which is dy"), {1, 2, 3}, 0);
-  REQUIRE(out.verdict().find("learns nothing below its batch norm and the default refuses it") !=
-          std::string::npos);
+  REQUIRE(
+      out.verdict().find("the layers before batch norm learn nothing, and by default batch norm "
+                         "refuses it") != std::string::npos);
 }
 
 TEST_CASE("use_running normalizes a batch of one by an earlier batch", "[batch_of_one]") {

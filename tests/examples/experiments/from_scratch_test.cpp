@@ -23,5 +23,6 @@ TEST_CASE("batch_norm from scratch agrees with the layer", "[from_scratch]") {
       require_near({row[0], row[2], row[4]}, {row[1], row[3], row[5]}, 0);
     }
   }
-  REQUIRE(out.verdict() == "Verdict: all numbers of both agree within 1e-12.");
+  REQUIRE(out.verdict() ==
+          "Verdict: all numbers of the function and of the layer agree within 1e-12.");
 }
