@@ -127,7 +127,7 @@ plot::Series over_layers(const std::string& name, int colour, const std::vector<
 plot::Chart layer_chart(const std::string& what, const Sigmoids& networks,
                         double LayerState::*member, plot::Axis axis) {
   plot::Chart chart;
-  chart.heading = what + " before training, " + std::to_string(networks.layers) + " sigmoid layers";
+  chart.heading = what + " before training, " + std::to_string(networks.layers) + " layers";
   chart.x_label = "layer";
   chart.y_axis = axis;
   chart.series = {over_layers("with BN", 0, networks.with, member),
@@ -164,18 +164,18 @@ Report vanishing_gradients(const Study& study) {
   add_findings(report.findings, hundred);
 
   using plot::Axis;
-  const std::string gradient = "Norm of the weights' gradient";
+  const std::string gradient = "Weight gradient norm";
   report.charts = {
-      layer_chart("Mean of the activations", thirty, &LayerState::mean, Axis::linear),
-      layer_chart("Variance of the activations", thirty, &LayerState::variance, Axis::logarithmic),
       layer_chart(gradient, ten, &LayerState::gradient, Axis::logarithmic),
       layer_chart(gradient, thirty, &LayerState::gradient, Axis::logarithmic),
       loss_chart(ten),
       loss_chart(thirty),
-      loss_chart("100 ReLU layers", {loss_curve("BN and residual blocks", {0, false}, hundred.both),
+      loss_chart("100 ReLU layers", {loss_curve("BN, residual blocks", {0, false}, hundred.both),
                                      loss_curve("BN", {3, false}, hundred.bn),
                                      loss_curve("residual blocks", {2, false}, hundred.residual),
-                                     loss_curve("neither", {1, false}, hundred.plain)})};
+                                     loss_curve("neither", {1, false}, hundred.plain)}),
+      layer_chart("Activation variance", thirty, &LayerState::variance, Axis::logarithmic),
+      layer_chart("Activation mean", thirty, &LayerState::mean, Axis::linear)};
   return report;
 }
 

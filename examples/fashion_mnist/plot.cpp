@@ -56,7 +56,7 @@ bool is_cut(const History& history) {
 void write_svg(std::ostream& out, const std::string& title, const std::string& settings,
                const std::vector<History>& histories) {
   plot::Chart accuracy, loss;
-  accuracy.heading = "Accuracy; the numbers are those of the last epoch";
+  accuracy.heading = "Accuracy";
   loss.heading = "Training loss (cross entropy)";
   for (const auto& history : histories) {
     accuracy.series.push_back(accuracy_series(history, accuracy.series.size()));
@@ -72,7 +72,7 @@ void write_svg(std::ostream& out, const std::string& title, const std::string& s
                         {},
                         {settings + ".",
                          "Lines: training, the mean over each twentieth of an epoch. Dots: test, "
-                         "after each epoch."},
+                         "after each epoch. Numbers: the last epoch."},
                         {accuracy, loss}});
 }
 

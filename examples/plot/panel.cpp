@@ -81,7 +81,7 @@ void draw_panel(std::ostream& out, const Panel& panel, const std::string& x_labe
 
 double draw_legend(std::ostream& out, Point corner, double width, const std::vector<Series>& all) {
   constexpr double kRow = 22.0, kSample = 30.0;
-  constexpr std::size_t kShort = 22;  // the bytes of a name that fits half of the width
+  constexpr std::size_t kShort = 21;  // the bytes of a name that fits half of the width
   const bool all_short = std::all_of(
       all.begin(), all.end(), [](const Series& series) { return series.name.size() <= kShort; });
   const std::size_t per_row = all_short ? 2 : 1;

@@ -58,9 +58,9 @@ TEST_CASE("a picture lists the statements that are shown, refuted and undecided"
 TEST_CASE("a picture asks its claim as a question and says what the band is", "[claims]") {
   const claims::Examined examined{4, &claims::all_claims()[3], {"the setup", {}, {}}};
   const plot::Picture picture = claims::picture_of(examined, 5);
-  REQUIRE(picture.title == "4. Is less dropout needed?");
+  REQUIRE(picture.title == "4. Is less dropout needed with BN?");
   REQUIRE(picture.notes.front() == "the setup.");
-  REQUIRE(picture.notes.back().find("mean of 5 seeds") != std::string::npos);
+  REQUIRE(picture.notes.back().find("means over 5 seeds") != std::string::npos);
   for (const auto& claim : claims::all_claims()) REQUIRE(std::string(claim.question).back() == '?');
 }
 
