@@ -24,7 +24,7 @@ struct Chart {
 
 struct Picture {
   std::string title;
-  std::string subtitle;              // may be empty, as the paragraphs below it
+  std::string subtitle;  // empty if there is none
   std::vector<std::string> answers;
   std::vector<std::string> notes;  // in a softer colour
   std::vector<Chart> charts;
