@@ -7,8 +7,8 @@
 
 namespace plot {
 
-/// An interval with ticks: multiples of the step. On a logarithmic scale the ticks are powers of the
-/// step; there step 0 stands for 1, 2 and 5 times the powers of ten.
+/// An interval with ticks: multiples of the step. On a logarithmic scale the ticks are powers of
+/// the step; there step 0 stands for 1, 2 and 5 times the powers of ten.
 struct Scale {
   double low = 0.0;
   double high = 1.0;
