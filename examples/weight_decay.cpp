@@ -68,43 +68,44 @@ Result train(const Way& way, unsigned seed) {
   return result;
 }
 
-/// Loss curves on a logarithmic scale, each named at its end.
+/// Loss curves on a logarithmic scale below a legend. The picture is narrow, for small screens.
 void draw(const std::string& file, const Result& without, const Result& with) {
   std::ofstream svg(file);
   svg << std::fixed;
   svg.precision(1);
-  const auto x = [](double epoch) { return 80 + 4.8 * epoch; };
-  const auto y = [](double loss) { return 222 - 38 * std::log10(loss); };
-  svg << R"(<svg xmlns='http://www.w3.org/2000/svg' width='760' height='480' viewBox='0 0 760 480'>
-<style>text { font: 14px "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; fill: #444c58; }
-.title { font-size: 20px; font-weight: bold; } .name { font-weight: bold; }
-line { stroke: #e0ddd5; } polyline { fill: none; stroke-width: 2.5; }</style>
-<rect width='760' height='480' rx='12' fill='#fcfbf8'/>
-<text x='80' y='40' class='title'>Weight decay against overfitting</text>
-<text x='80' y='66'>squared error / 2, of 20 training and 100 test samples in 200 dimensions</text>
-<text x='320' y='462' text-anchor='middle'>epoch</text>)";
+  const auto x = [](double epoch) { return 64 + 3.84 * epoch; };
+  const auto y = [](double loss) { return 286 - 36 * std::log10(loss); };
+  svg << R"(<svg xmlns='http://www.w3.org/2000/svg' width='480' height='538' viewBox='0 0 480 538'>
+<style>text { font: 15px "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; fill: #444c58; }
+.title { font-size: 20px; font-weight: bold; }
+.grid { stroke: #e0ddd5; } .curve { fill: none; stroke-width: 2.5; }</style>
+<rect width='480' height='538' rx='12' fill='#fcfbf8'/>
+<text x='24' y='40' class='title'>Weight decay against overfitting</text>
+<text x='24' y='68'>Squared error / 2 of 20 training and 100 test</text>
+<text x='24' y='88'>samples in 200 dimensions; one run (seed 0)</text>
+<text x='256' y='522' text-anchor='middle'>epoch</text>)";
   for (int power = -5; power <= 3; ++power) {
     const double at = y(std::pow(10, power));
-    svg << "\n<line x1='80' x2='560' y1='" << at << "' y2='" << at << "'/><text x='70' y='"
-        << at + 5 << "' text-anchor='end'>10<tspan dy='-6' font-size='10'>" << power
-        << "</tspan></text>";
+    svg << "\n<line class='grid' x1='64' x2='448' y1='" << at << "' y2='" << at
+        << "'/><text x='54' y='" << at + 5 << "' text-anchor='end'>10<tspan dy='-6' font-size='12'>"
+        << power << "</tspan></text>";
   }
   for (int epoch = 0; epoch <= 100; epoch += 20) {
-    svg << "\n<text x='" << x(epoch) << "' y='436' text-anchor='middle'>" << epoch << "</text>";
+    svg << "\n<text x='" << x(epoch) << "' y='492' text-anchor='middle'>" << epoch << "</text>";
   }
-  const auto curve = [&](const char* name, const char* color, int dash,
+  const auto curve = [&](const char* name, const char* style, Eigen::Vector2d legend,
                          const std::vector<double>& losses) {
-    svg << "\n<polyline stroke='" << color << "' stroke-dasharray='7 " << dash << "' points='";
+    svg << "\n<g class='curve' " << style << "><polyline points='";
     for (std::size_t i = 0; i < losses.size(); ++i) {
       svg << x(5.0 * static_cast<double>(i + 1)) << ',' << y(losses[i]) << ' ';
     }
-    svg << "'/><text class='name' x='572' y='" << y(losses.back()) + 5 << "' style='fill: " << color
-        << "'>" << name << "</text>";
+    svg << "'/><path d='M" << legend(0) << ' ' << legend(1) << "h32'/></g><text x='"
+        << legend(0) + 40 << "' y='" << legend(1) + 5 << "'>" << name << "</text>";
   };
-  curve("test, no decay", "#c94a1d", 0, without.test);
-  curve("training, no decay", "#c94a1d", 5, without.train);
-  curve("test, decay 3", "#0b7a72", 0, with.test);
-  curve("training, decay 3", "#0b7a72", 5, with.train);
+  curve("test, no decay", "stroke='#c94a1d'", {24, 118}, without.test);
+  curve("test, decay 3", "stroke='#0b7a72'", {240, 118}, with.test);
+  curve("training, no decay", "stroke='#c94a1d' stroke-dasharray='7 5'", {24, 142}, without.train);
+  curve("training, decay 3", "stroke='#0b7a72' stroke-dasharray='7 5'", {240, 142}, with.train);
   svg << "\n</svg>\n";
   std::printf("%s %s\n", svg.flush() ? "wrote" : "could NOT write", file.c_str());
 }

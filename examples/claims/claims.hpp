@@ -18,8 +18,9 @@ struct Report {
 };
 
 struct Claim {
-  const char* name;   // of its files
-  const char* title;  // what is claimed
+  const char* name;      // of its files
+  const char* title;     // what is claimed
+  const char* question;  // the title of the picture, which also shows the answer
   Report (*examine)(const Study&);
 };
 

@@ -9,7 +9,7 @@ namespace claims {
 plot::Series curve(const std::string& name, Style style, const std::vector<double>& x,
                    const std::vector<std::vector<double>>& values) {
   plot::Series series;
-  series.label = {name};
+  series.name = name;
   series.colour = style.colour;
   series.dashed = style.dashed;
   for (std::size_t i = 0; i < x.size(); ++i) {

@@ -13,7 +13,6 @@ LayerState state_of(const nn::Tensor<float>& y) {
   LayerState state;
   state.mean = values.mean();
   state.variance = (values - state.mean).square().mean();
-  state.saturated = (values < 0.05 || values > 0.95).cast<double>().mean();
   return state;
 }
 

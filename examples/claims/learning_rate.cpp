@@ -49,10 +49,10 @@ Report learning_rate(const Study& study) {
   plot::Chart steps;
   steps.heading = "Training loss at two rates";
   steps.x_label = "step";
-  steps.series = {loss_curve("0.1 with BN", {0, true}, with[3]),
-                  loss_curve("1 with BN", {0, false}, with[5]),
-                  loss_curve("0.1 without", {1, true}, without[3]),
-                  loss_curve("1 without", {1, false}, without[5])};
+  steps.series = {loss_curve("rate 0.1, with BN", {0, true}, with[3]),
+                  loss_curve("rate 1, with BN", {0, false}, with[5]),
+                  loss_curve("rate 0.1, without BN", {1, true}, without[3]),
+                  loss_curve("rate 1, without BN", {1, false}, without[5])};
   report.charts.push_back(steps);
   return report;
 }

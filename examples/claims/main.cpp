@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iostream>
 
+#include "caption.hpp"
 #include "options.hpp"
 #include "report.hpp"
 
@@ -59,9 +60,7 @@ void run(const Options& options) {
     print(std::cout, examined, options.effort);
     const auto picture = folder / (std::string(claim.name) + ".svg");
     write_file(picture, [&](std::ostream& out) {
-      plot::write_svg(out, {std::to_string(number) + ". " + claim.title,
-                            examined.report.setup + ", " + std::to_string(study.seeds()) + " seeds",
-                            examined.report.charts});
+      plot::write_svg(out, picture_of(examined, options.effort));
     });
     std::cout << "   " << picture.string() << std::endl;
   }

@@ -38,9 +38,9 @@ Report preprocessing(const Study& study) {
   plot::Chart chart;
   chart.heading = "Training loss";
   chart.x_label = "step";
-  chart.series = {loss_curve("raw, BN first", {0, false}, outcomes[0]),
-                  loss_curve("standardized", {2, false}, outcomes[1]),
-                  loss_curve("raw", {1, false}, outcomes[2])};
+  chart.series = {loss_curve("raw pixels, BN first", {0, false}, outcomes[0]),
+                  loss_curve("standardized pixels", {2, false}, outcomes[1]),
+                  loss_curve("raw pixels", {1, false}, outcomes[2])};
   report.charts.push_back(chart);
   return report;
 }

@@ -48,13 +48,12 @@ struct Recipe {
   double l2 = 0.0;      // the loss grows by l2 / 2 * sum w^2 over the weights,
   double l1 = 0.0;      // and by l1 * sum |w|
   int renew_every = 1;  // steps between renewals of the statistics, under Statistics::whole_set
-  bool look_inside = false;  // fill Outcome::before and after; for perceptrons without bridges
+  bool look_inside = false;  // fill Outcome::before; for perceptrons without bridges
 };
 
 /// What one layer's activations and gradients look like.
 struct LayerState {
   double mean = 0.0, variance = 0.0;  // of its activations
-  double saturated = 0.0;             // their share below 0.05 or above 0.95
   double gradient = 0.0;              // norm of dW
 };
 
@@ -69,7 +68,7 @@ inline constexpr double kHighestLoss = 3.0;
 struct Outcome {
   std::vector<double> loss;  // of each step's batch, at most kHighestLoss
   Score train, test;         // after the training, in eval mode; the loss is at most kHighestLoss
-  std::vector<LayerState> before, after;  // the training, of each hidden layer
+  std::vector<LayerState> before;  // the training, of each hidden layer
 
   /// The mean over the last tenth of the steps.
   [[nodiscard]] double final_loss() const;

@@ -5,6 +5,23 @@
 #include "with_and_without.hpp"
 
 namespace claims {
+namespace {
+
+/// The training loss under a condition, with the name `on`, and under condition 0.
+plot::Chart loss_chart(const std::string& heading, const Compared& compared, std::size_t condition,
+                       const std::string& on, const std::string& off) {
+  const auto& [with, without] = compared;
+  plot::Chart chart;
+  chart.heading = "Training loss, " + heading;
+  chart.x_label = "step";
+  chart.series = {loss_curve("with BN, " + on, {0, false}, with[condition]),
+                  loss_curve("with BN, " + off, {0, true}, with[0]),
+                  loss_curve("without BN, " + on, {1, false}, without[condition]),
+                  loss_curve("without BN, " + off, {1, true}, without[0])};
+  return chart;
+}
+
+}  // namespace
 
 Report response_norm_and_distortion(const Study& study) {
   const std::vector<double> conditions{0.0, 1.0, 2.0};  // neither, response norm, distortion
@@ -15,11 +32,12 @@ Report response_norm_and_distortion(const Study& study) {
   recipe.batch = 50;
   recipe.steps = study.steps(400);
   recipe.schedule = Schedule::linear;
-  const auto [with, without] = with_and_without(study, "LRN, distortion", recipe, conditions,
-                                                [](Recipe& varied, double condition) {
-                                                  varied.network.response_norm = condition == 1.0;
-                                                  varied.distort = condition == 2.0;
-                                                });
+  const auto compared = with_and_without(study, "LRN, distortion", recipe, conditions,
+                                         [](Recipe& varied, double condition) {
+                                           varied.network.response_norm = condition == 1.0;
+                                           varied.distort = condition == 2.0;
+                                         });
+  const auto& [with, without] = compared;
 
   Report report;
   report.setup =
@@ -37,18 +55,8 @@ Report response_norm_and_distortion(const Study& study) {
   report.findings.push_back(below("decrease of the test loss by shifts and flips of the images",
                                   gain("with BN", with[2], with[0], test_loss),
                                   gain("without", without[2], without[0], test_loss)));
-  const auto chart_of = [&](const char* heading, std::size_t condition, const char* what) {
-    plot::Chart chart;
-    chart.heading = heading;
-    chart.x_label = "step";
-    chart.series = {loss_curve(std::string("BN, ") + what, {0, false}, with[condition]),
-                    loss_curve("BN", {0, true}, with[0]),
-                    loss_curve(what, {1, false}, without[condition]),
-                    loss_curve("neither", {1, true}, without[0])};
-    return chart;
-  };
-  report.charts = {chart_of("Training loss, local response normalization", 1, "LRN"),
-                   chart_of("Training loss, shifts and flips", 2, "distorted")};
+  report.charts = {loss_chart("local response normalization", compared, 1, "LRN", "no LRN"),
+                   loss_chart("shifts and flips", compared, 2, "distorted", "original")};
   return report;
 }
 

@@ -107,8 +107,8 @@ Outcome train(const Recipe& recipe, std::uint64_t seed, const Source& source,
   Subset batch;
   Outcome outcome;
 
-  Subset seen;  // what layer_states looks at
   if (recipe.look_inside) {
+    Subset seen;
     gather(train_set, in_order(train_set.size()), 0, std::min<std::size_t>(256, train_set.size()),
            seen);
     outcome.before = layer_states(model, seen);
@@ -133,7 +133,6 @@ Outcome train(const Recipe& recipe, std::uint64_t seed, const Source& source,
   model.eval();
   outcome.train = score(model, train_set);
   outcome.test = score(model, test_set);
-  if (recipe.look_inside) outcome.after = layer_states(model, seen);
   return outcome;
 }
 

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 // Sigmoid networks of 10 and 30 layers, looked into, and networks of 100 layers.
 #include <cmath>
+#include <utility>
 
 #include "claims.hpp"
 #include "curves.hpp"
 
 namespace claims {
 namespace {
+
+constexpr int kSteps = 120;
 
 /// Seed by seed the outcome of the rate that ended at the lowest loss.
 std::vector<Outcome> best_rate(const Outcomes& rates) {
@@ -60,103 +63,119 @@ double decades(const Outcome& outcome) {
   return std::log10(outcome.before.front().gradient / outcome.before.back().gradient);
 }
 
-using States = std::vector<LayerState>;
+/// Networks of sigmoid layers.
+struct Sigmoids {
+  int layers;
+  std::vector<Outcome> with, without;
 
-plot::Series over_layers(const std::string& name, Style style, const std::vector<Outcome>& seeds,
-                         States Outcome::*when, double LayerState::*what) {
+  Sigmoids(const Study& study, int depth) : layers(depth) {
+    const std::vector<double> rates{0.03, 0.3, 3.0};
+    const std::string name = std::to_string(depth) + " layers";
+    with = trained(study, name + " with BN", sigmoids(depth, true), kSteps, rates);
+    without = trained(study, name + " without", sigmoids(depth, false), kSteps, rates);
+  }
+};
+
+/// Networks of 100 layers of rectified linear units.
+struct Relus {
+  std::vector<Outcome> plain, bn, residual, both;
+
+  explicit Relus(const Study& study) {
+    const auto train = [&](const std::string& name, bool batch_norm, bool bridged) {
+      return trained(study, "100 layers, " + name, relus(100, batch_norm, bridged), kSteps,
+                     {1e-4, 1e-3, 0.01, 0.1});
+    };
+    plain = train("plain", false, false);
+    bn = train("BN", true, false);
+    residual = train("residual", false, true);
+    both = train("both", true, true);
+  }
+};
+
+void add_findings(std::vector<Finding>& findings, const Sigmoids& networks) {
+  const std::string layers = std::to_string(networks.layers) + " sigmoid layers: ";
+  findings.push_back(above(layers + "log10 of the gradient's norm, first layer over last",
+                           side("with BN", networks.with, decades),
+                           side("without", networks.without, decades)));
+  findings.push_back(below(layers + "training loss", side("with BN", networks.with, final_loss),
+                           side("without", networks.without, final_loss)));
+}
+
+void add_findings(std::vector<Finding>& findings, const Relus& networks) {
+  const Side plain = side("plain", networks.plain, final_loss);
+  const Side residual = side("residual", networks.residual, final_loss);
+  const std::string loss = "100 layers: training loss, ";
+  findings.push_back(below(loss + "BN alone", side("BN", networks.bn, final_loss), plain));
+  findings.push_back(below(loss + "residual blocks alone", residual, plain));
+  findings.push_back(
+      below(loss + "BN beside residual blocks", side("both", networks.both, final_loss), residual));
+}
+
+plot::Series over_layers(const std::string& name, int colour, const std::vector<Outcome>& seeds,
+                         double LayerState::*what) {
   std::vector<double> x;
   std::vector<std::vector<double>> values;
-  for (std::size_t layer = 0; layer < (seeds.front().*when).size(); ++layer) {
+  for (std::size_t layer = 0; layer < seeds.front().before.size(); ++layer) {
     x.push_back(static_cast<double>(layer + 1));
     values.emplace_back();
-    for (const auto& outcome : seeds) values.back().push_back((outcome.*when)[layer].*what);
+    for (const auto& outcome : seeds) values.back().push_back(outcome.before[layer].*what);
   }
-  return curve(name, style, x, values);
+  return curve(name, {colour, false}, x, values);
+}
+
+/// What the layers look like before the training.
+plot::Chart layer_chart(const std::string& what, const Sigmoids& networks,
+                        double LayerState::*member, plot::Axis axis) {
+  plot::Chart chart;
+  chart.heading = what + " before training, " + std::to_string(networks.layers) + " layers";
+  chart.x_label = "layer";
+  chart.y_axis = axis;
+  chart.series = {over_layers("with BN", 0, networks.with, member),
+                  over_layers("without BN", 1, networks.without, member)};
+  return chart;
+}
+
+plot::Chart loss_chart(const std::string& networks, std::vector<plot::Series> series) {
+  plot::Chart chart;
+  chart.heading = "Training loss, " + networks;
+  chart.x_label = "step";
+  chart.series = std::move(series);
+  return chart;
+}
+
+plot::Chart loss_chart(const Sigmoids& networks) {
+  return loss_chart(std::to_string(networks.layers) + " sigmoid layers",
+                    {loss_curve("with BN", {0, false}, networks.with),
+                     loss_curve("without BN", {1, false}, networks.without)});
 }
 
 }  // namespace
 
 Report vanishing_gradients(const Study& study) {
-  const int steps = 120;
-  const std::vector<double> rates{0.03, 0.3, 3.0}, low_rates{1e-4, 1e-3, 0.01, 0.1};
-  std::vector<Outcome> with[2], without[2];
-  const int depths[] = {10, 30};
-  for (int i = 0; i < 2; ++i) {
-    const std::string layers = std::to_string(depths[i]) + " layers";
-    with[i] = trained(study, layers + " with BN", sigmoids(depths[i], true), steps, rates);
-    without[i] = trained(study, layers + " without", sigmoids(depths[i], false), steps, rates);
-  }
-  const auto plain =
-      trained(study, "100 layers, plain", relus(100, false, false), steps, low_rates);
-  const auto bn = trained(study, "100 layers, BN", relus(100, true, false), steps, low_rates);
-  const auto bridged =
-      trained(study, "100 layers, residual", relus(100, false, true), steps, low_rates);
-  const auto both = trained(study, "100 layers, both", relus(100, true, true), steps, low_rates);
+  const Sigmoids ten(study, 10), thirty(study, 30);
+  const Relus hundred(study);
 
   Report report;
   report.setup = "Sigmoid layers of 64, and 100 ReLU layers of 32; batch 64, " +
-                 std::to_string(study.steps(steps)) +
+                 std::to_string(study.steps(kSteps)) +
                  " steps at the best of the rates 0.03, 0.3, 3, and 0.0001 to 0.1";
-  for (int i = 0; i < 2; ++i) {
-    const std::string layers = std::to_string(depths[i]) + " sigmoid layers: ";
-    report.findings.push_back(above(layers + "log10 of the gradient's norm, first layer over last",
-                                    side("with BN", with[i], decades),
-                                    side("without", without[i], decades)));
-    report.findings.push_back(below(layers + "training loss", side("with BN", with[i], final_loss),
-                                    side("without", without[i], final_loss)));
-  }
-  report.findings.push_back(below("100 layers: training loss, BN alone", side("BN", bn, final_loss),
-                                  side("plain", plain, final_loss)));
-  report.findings.push_back(below("100 layers: training loss, residual blocks alone",
-                                  side("residual", bridged, final_loss),
-                                  side("plain", plain, final_loss)));
-  report.findings.push_back(below("100 layers: training loss, BN beside residual blocks",
-                                  side("both", both, final_loss),
-                                  side("residual", bridged, final_loss)));
+  add_findings(report.findings, ten);
+  add_findings(report.findings, thirty);
+  add_findings(report.findings, hundred);
 
-  struct Quantity {
-    const char* heading;
-    States Outcome::*when;
-    double LayerState::*what;
-    plot::Axis axis;
-  };
-  const Quantity quantities[] = {
-      {"Mean of the activations, before training", &Outcome::before, &LayerState::mean,
-       plot::Axis::linear},
-      {"Variance of the activations, before training", &Outcome::before, &LayerState::variance,
-       plot::Axis::logarithmic},
-      {"Saturated share (below 0.05, above 0.95), after training", &Outcome::after,
-       &LayerState::saturated, plot::Axis::linear},
-      {"Norm of the weights' gradient, before training", &Outcome::before, &LayerState::gradient,
-       plot::Axis::logarithmic}};
-  for (const auto& quantity : quantities) {
-    plot::Chart chart;
-    chart.heading = quantity.heading;
-    chart.x_label = "layer";
-    chart.y_axis = quantity.axis;
-    for (int i = 0; i < 2; ++i) {
-      const std::string layers = std::to_string(depths[i]);
-      chart.series.push_back(
-          over_layers(layers + " with BN", {0, i == 0}, with[i], quantity.when, quantity.what));
-      chart.series.push_back(
-          over_layers(layers + " without", {1, i == 0}, without[i], quantity.when, quantity.what));
-    }
-    report.charts.push_back(chart);
-  }
-  plot::Chart losses;
-  losses.heading = "Training loss, sigmoid layers";
-  losses.x_label = "step";
-  for (int i = 0; i < 2; ++i) {
-    const std::string layers = std::to_string(depths[i]);
-    losses.series.push_back(loss_curve(layers + " with BN", {0, i == 0}, with[i]));
-    losses.series.push_back(loss_curve(layers + " without", {1, i == 0}, without[i]));
-  }
-  report.charts.push_back(losses);
-  losses.heading = "Training loss, 100 ReLU layers";
-  losses.series = {loss_curve("BN + residual", {0, false}, both), loss_curve("BN", {0, true}, bn),
-                   loss_curve("residual", {2, false}, bridged),
-                   loss_curve("plain", {1, false}, plain)};
-  report.charts.push_back(losses);
+  using plot::Axis;
+  const std::string gradient = "Weight gradient norm";
+  report.charts = {
+      layer_chart(gradient, ten, &LayerState::gradient, Axis::logarithmic),
+      layer_chart(gradient, thirty, &LayerState::gradient, Axis::logarithmic),
+      loss_chart(ten),
+      loss_chart(thirty),
+      loss_chart("100 ReLU layers", {loss_curve("BN, residual blocks", {0, false}, hundred.both),
+                                     loss_curve("BN", {3, false}, hundred.bn),
+                                     loss_curve("residual blocks", {2, false}, hundred.residual),
+                                     loss_curve("neither", {1, false}, hundred.plain)}),
+      layer_chart("Activation variance", thirty, &LayerState::variance, Axis::logarithmic),
+      layer_chart("Activation mean", thirty, &LayerState::mean, Axis::linear)};
   return report;
 }
 

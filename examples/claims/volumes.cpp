@@ -33,11 +33,11 @@ Report volumes(const Study& study) {
   chart.heading = "Training loss at the rate 0.3";
   chart.x_label = "step";
   chart.series = {loss_curve("with BN3d", {0, false}, with[1]),
-                  loss_curve("without", {1, false}, without[1])};
+                  loss_curve("without BN3d", {1, false}, without[1])};
   report.charts.push_back(chart);
   chart.heading = "Training loss at the rate 1";
   chart.series = {loss_curve("with BN3d", {0, false}, with[2]),
-                  loss_curve("without", {1, false}, without[2])};
+                  loss_curve("without BN3d", {1, false}, without[2])};
   report.charts.push_back(chart);
   return report;
 }

@@ -42,7 +42,7 @@ Report weight_decay(const Study& study) {
             minus(side("BN", with[0], test_loss), side("both", l1.with[0], test_loss)), 0.0));
   report.charts = {
       chart_over(decays, compared, test_loss, "Test loss", "L2 decay"),
-      chart_over(decays, compared, loss_gap, "Test loss less training loss", "L2 decay")};
+      chart_over(decays, compared, loss_gap, "Test loss minus training loss", "L2 decay")};
   return report;
 }
 

@@ -31,7 +31,7 @@ Report whole_set_statistics(const Study& study) {
   plot::Chart chart;
   chart.heading = "Training loss";
   chart.x_label = "step";
-  chart.series = {loss_curve(recipes[0].name, {0, false}, outcomes[0])};
+  chart.series = {loss_curve("statistics of the mini-batch", {0, false}, outcomes[0])};
   for (std::size_t i = 1; i < recipes.size(); ++i) {
     const std::string every =
         periods[i - 1] == 1 ? "step" : std::to_string(periods[i - 1]) + " steps";
@@ -40,7 +40,8 @@ Report whole_set_statistics(const Study& study) {
                                     minus(side("mini-batches", outcomes[0], test_accuracy),
                                           side("whole set", outcomes[i], test_accuracy)),
                                     0.02));
-    chart.series.push_back(loss_curve(recipes[i].name, {static_cast<int>(i), false}, outcomes[i]));
+    chart.series.push_back(loss_curve("statistics of the whole set, renewed every " + every,
+                                      {static_cast<int>(i), false}, outcomes[i]));
   }
   report.charts.push_back(chart);
   return report;

@@ -35,7 +35,7 @@ plot::Chart chart_over(const std::vector<double>& values, const Compared& compar
   chart.x_label = x_label;
   chart.x_axis = x_axis;
   chart.series = {measure_curve("with BN", {0, false}, values, compared.with, measure),
-                  measure_curve("without", {1, false}, values, compared.without, measure)};
+                  measure_curve("without BN", {1, false}, values, compared.without, measure)};
   return chart;
 }
 

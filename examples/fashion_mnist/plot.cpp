@@ -2,23 +2,19 @@
 #include "plot.hpp"
 
 #include <algorithm>
-#include <ostream>
-#include <utility>
 
-#include "panel.hpp"
-#include "svg.hpp"
+#include "picture.hpp"
 
 namespace fashion_mnist {
 namespace {
 
-using plot::add_finite, plot::fixed, plot::Point, plot::Scale, plot::Series;
+using plot::add_finite, plot::fixed, plot::Series;
 
-constexpr plot::Size kSize{1040.0, 520.0};
-constexpr double kHighestLoss = 3.0;  // guessing costs ln 10 = 2.3; what lies above is cut off
+constexpr double kHighestLoss = 3.0;  // guessing costs ln 10 = 2.3
 
 Series series_of(const History& history, std::size_t index) {
   Series series;
-  series.label = {history.network};
+  series.name = history.network;
   series.colour = static_cast<int>(index);
   series.fade = true;
   return series;
@@ -30,69 +26,54 @@ Series accuracy_series(const History& history, std::size_t index) {
     add_finite(series.curve, {point.epoch, point.train_accuracy});
   }
   double epoch = 0.0;
-  for (const auto& result : history.epochs)
+  for (const auto& result : history.epochs) {
     add_finite(series.tests, {++epoch, result.test_accuracy});
+  }
   if (!history.epochs.empty()) {
-    series.label.push_back("train " + fixed(history.epochs.back().train_accuracy, 3));
-    series.label.push_back("test " + fixed(history.epochs.back().test_accuracy, 3));
+    const EpochResult& last = history.epochs.back();
+    series.name +=
+        ": training " + fixed(last.train_accuracy, 3) + ", test " + fixed(last.test_accuracy, 3);
   }
   return series;
 }
 
 Series loss_series(const History& history, std::size_t index) {
   Series series = series_of(history, index);
-  for (const auto& point : history.curve) add_finite(series.curve, {point.epoch, point.loss});
-  if (!history.epochs.empty())
-    series.label.push_back("loss " + fixed(history.epochs.back().loss, 3));
+  for (const auto& point : history.curve) {
+    add_finite(series.curve, {point.epoch, std::min(point.loss, kHighestLoss)});
+  }
+  if (!history.epochs.empty()) series.name += ": " + fixed(history.epochs.back().loss, 3);
   return series;
 }
 
-void draw_key(std::ostream& out, Point at) {
-  plot::draw_line(out, at, {at.x + 30.0, at.y}, "line key");
-  plot::draw_text(out, {at.x + 40.0, at.y + 5.0}, "soft",
-                  "training, mean of a twentieth of an epoch");
-  plot::draw_dot(out, {at.x + 374.0, at.y}, "dot key-dot");
-  plot::draw_text(out, {at.x + 386.0, at.y + 5.0}, "soft", "test, after an epoch");
-}
-
-std::pair<double, double> range_of(const std::vector<Series>& all, double low, double high) {
-  for (const auto& series : all) {
-    for (const auto* points : {&series.curve, &series.tests}) {
-      for (const Point& point : *points) {
-        low = std::min(low, point.y);
-        high = std::max(high, point.y);
-      }
-    }
-  }
-  return {low, high};
+bool is_cut(const History& history) {
+  return std::any_of(history.curve.begin(), history.curve.end(),
+                     [](const CurvePoint& point) { return point.loss > kHighestLoss; });
 }
 
 }  // namespace
 
-void write_svg(std::ostream& out, const std::string& title, const std::string& subtitle,
+void write_svg(std::ostream& out, const std::string& title, const std::string& settings,
                const std::vector<History>& histories) {
-  std::vector<Series> accuracy, loss;
-  std::size_t epochs = 1;
+  plot::Chart accuracy, loss;
+  accuracy.heading = "Accuracy";
+  loss.heading = "Training loss (cross entropy)";
   for (const auto& history : histories) {
-    accuracy.push_back(accuracy_series(history, accuracy.size()));
-    loss.push_back(loss_series(history, loss.size()));
-    epochs = std::max(epochs, history.epochs.size());
+    accuracy.series.push_back(accuracy_series(history, accuracy.series.size()));
+    loss.series.push_back(loss_series(history, loss.series.size()));
+    if (is_cut(history)) loss.heading = "Training loss (cross entropy), cut off at 3";
   }
-  Scale x = Scale::around(0.0, static_cast<double>(epochs));
-  x.step = std::max(1.0, x.step);
-  x.high = static_cast<double>(epochs);
-  const auto [lowest, highest] = range_of(accuracy, 1.0, 1.0);
-  const Scale accuracy_scale = Scale::around(lowest, highest);
-  const Scale loss_scale =
-      Scale::around(0.0, std::min(range_of(loss, 0.0, 0.1).second, kHighestLoss));
-
-  plot::begin_picture(out, kSize, title, subtitle);
-  draw_key(out, {42.0, kSize.height - 28.0});
-  plot::draw_panel(out, {84.0, 140.0, 470.0, 410.0, x, accuracy_scale}, "Accuracy", "epoch",
-                   accuracy);
-  plot::draw_panel(out, {642.0, 140.0, 910.0, 410.0, x, loss_scale},
-                   "Loss (cross entropy, training)", "epoch", loss);
-  plot::end_picture(out);
+  for (auto* chart : {&accuracy, &loss}) {
+    chart->x_label = "epoch";
+    chart->least_x_step = 1.0;
+  }
+  plot::write_svg(out, {title,
+                        "",
+                        {},
+                        {settings + ".",
+                         "Lines: training, the mean over each twentieth of an epoch. Dots: test, "
+                         "after each epoch. Numbers: the last epoch."},
+                        {accuracy, loss}});
 }
 
 }  // namespace fashion_mnist

@@ -10,9 +10,9 @@
 
 namespace fashion_mnist {
 
-/// An SVG of two panels, accuracy and loss over the epochs, a colour for each history (two at
-/// most). Values that are not finite are left out.
-void write_svg(std::ostream& out, const std::string& title, const std::string& subtitle,
+/// Writes an SVG of two panels, accuracy and loss over the epochs, with one colour for each history
+/// (at most two). Values that are not finite are left out, and losses above 3 are drawn at 3.
+void write_svg(std::ostream& out, const std::string& title, const std::string& settings,
                const std::vector<History>& histories);
 
 }  // namespace fashion_mnist

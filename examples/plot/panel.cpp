@@ -8,21 +8,23 @@
 namespace plot {
 namespace {
 
-void draw_axes(std::ostream& out, const Panel& panel, const std::string& heading,
-               const std::string& x_label) {
-  draw_text(out, {panel.left, panel.top - 18.0}, "head", heading);
+std::string style_of(const Series& series) {
+  return (series.dashed ? "line dashed s" : "line s") + std::to_string(series.colour);
+}
+
+void draw_axes(std::ostream& out, const Panel& panel, const std::string& x_label) {
   for (const double y : panel.y.ticks()) {
     const Point at = panel.at({panel.x.low, y});
     draw_line(out, at, {panel.right, at.y}, "grid");
-    draw_text(out, {at.x - 10.0, at.y + 4.5}, "tick", panel.y.label(y), "end");
+    draw_text(out, {at.x - 9.0, at.y + 5.0}, "soft", panel.y.label(y), "end");
   }
   draw_line(out, {panel.left, panel.bottom}, {panel.right, panel.bottom}, "axis");
   for (const double x : panel.x.ticks()) {
     const Point at = panel.at({x, panel.y.low});
     draw_line(out, at, {at.x, at.y + 5.0}, "axis");
-    draw_text(out, {at.x, at.y + 22.0}, "tick", panel.x.label(x), "middle");
+    draw_text(out, {at.x, at.y + 22.0}, "soft", panel.x.label(x), "middle");
   }
-  draw_text(out, {0.5 * (panel.left + panel.right), panel.bottom + 46.0}, "soft", x_label,
+  draw_text(out, {0.5 * (panel.left + panel.right), panel.bottom + 43.0}, "soft", x_label,
             "middle");
 }
 
@@ -55,47 +57,15 @@ void draw_band(std::ostream& out, const Panel& panel, const Series& series,
   draw_polyline(out, panel, outline, css);
 }
 
-/// Writes the labels beside the ends of the curves, moved apart where they would touch.
-void draw_labels(std::ostream& out, const Panel& panel, const std::vector<Series>& all) {
-  constexpr double kLine = 18.0;
-  struct Label {
-    double y;
-    const Series* series;
-  };
-  std::vector<Label> labels;
-  for (const auto& series : all) {
-    const double end = series.curve.empty() ? panel.y.low : series.curve.back().y;
-    labels.push_back({panel.at({panel.x.low, end}).y, &series});
-  }
-  std::stable_sort(labels.begin(), labels.end(), [](auto a, auto b) { return a.y < b.y; });
-  double above = panel.top - 2.0 * kLine;
-  for (auto& label : labels) {
-    const bool one_line = label.series->label.size() < 2;
-    label.y = std::max(label.y, above);
-    above =
-        label.y + kLine * static_cast<double>(label.series->label.size()) + (one_line ? 0.0 : 8.0);
-  }
-  const double overshoot = labels.empty() ? 0.0 : std::max(0.0, above - kLine - 8.0 - panel.bottom);
-  for (const auto& label : labels) {
-    double y = label.y - overshoot + 5.0;
-    for (const auto& text : label.series->label) {
-      const bool is_name = &text == &label.series->label.front();
-      draw_text(out, {panel.right + 14.0, y},
-                is_name ? "name f" + std::to_string(label.series->colour) : "soft", text);
-      y += kLine;
-    }
-  }
-}
-
 }  // namespace
 
 void add_finite(std::vector<Point>& points, Point point) {
   if (std::isfinite(point.y)) points.push_back(point);
 }
 
-void draw_panel(std::ostream& out, const Panel& panel, const std::string& heading,
-                const std::string& x_label, const std::vector<Series>& all) {
-  draw_axes(out, panel, heading, x_label);
+void draw_panel(std::ostream& out, const Panel& panel, const std::string& x_label,
+                const std::vector<Series>& all) {
+  draw_axes(out, panel, x_label);
   for (const auto& series : all) {
     const std::string colour = std::to_string(series.colour);
     if (series.fade) draw_fade(out, panel, series.curve, "a" + colour);
@@ -103,12 +73,25 @@ void draw_panel(std::ostream& out, const Panel& panel, const std::string& headin
   }
   for (auto series = all.rbegin(); series != all.rend(); ++series) {  // the first on top
     const std::string colour = std::to_string(series->colour);
-    draw_polyline(out, panel, series->curve,
-                  (series->dashed ? "line dashed s" : "line s") + colour);
+    draw_polyline(out, panel, series->curve, style_of(*series));
     draw_polyline(out, panel, series->tests, "test s" + colour);
     for (const Point& test : series->tests) draw_dot(out, panel.at(test), "dot f" + colour);
   }
-  draw_labels(out, panel, all);
+}
+
+double draw_legend(std::ostream& out, Point corner, double width, const std::vector<Series>& all) {
+  constexpr double kRow = 22.0, kSample = 30.0;
+  constexpr std::size_t kShort = 21;  // the bytes of a name that fits half of the width
+  const bool all_short = std::all_of(
+      all.begin(), all.end(), [](const Series& series) { return series.name.size() <= kShort; });
+  const std::size_t per_row = all_short ? 2 : 1;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const Point at{corner.x + 0.5 * width * static_cast<double>(i % per_row),
+                   corner.y + kRow * (static_cast<double>(i / per_row) + 0.5)};
+    draw_line(out, at, {at.x + kSample, at.y}, style_of(all[i]));
+    draw_text(out, {at.x + kSample + 8.0, at.y + 5.0}, "text", all[i].name);
+  }
+  return kRow * static_cast<double>((all.size() + per_row - 1) / per_row);
 }
 
 }  // namespace plot

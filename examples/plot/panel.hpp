@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Curves over an axis, each named at its end.
+// Curves over an axis, and the legend that names them.
 #pragma once
 
 #include <cstddef>
@@ -13,13 +13,13 @@
 namespace plot {
 
 struct Series {
-  std::vector<std::string> label;  // the name, then values
-  int colour = 0;                  // below kColours
+  std::string name;
+  int colour = 0;  // below kColours
   bool dashed = false;
-  bool fade = false;  // a tint from the curve to the axis; colours 0 and 1 alone
+  bool fade = false;  // a tint from the curve to the axis; only for colours 0 and 1
   std::vector<Point> curve;
-  std::vector<Point> low, high;  // around the curve, maybe none
-  std::vector<Point> tests;      // dots of their own, maybe none
+  std::vector<Point> low, high;  // the edges of a band around the curve; may be empty
+  std::vector<Point> tests;      // drawn as dots; may be empty
 };
 
 /// Appends point unless it is not finite.
@@ -36,7 +36,11 @@ struct Panel {
 };
 
 /// Values outside the scales are drawn at their edge.
-void draw_panel(std::ostream& out, const Panel& panel, const std::string& heading,
-                const std::string& x_label, const std::vector<Series>& all);
+void draw_panel(std::ostream& out, const Panel& panel, const std::string& x_label,
+                const std::vector<Series>& all);
+
+/// Draws the line style and the name of each series: two in a row if all names are short. Returns
+/// the height of the legend.
+double draw_legend(std::ostream& out, Point corner, double width, const std::vector<Series>& all);
 
 }  // namespace plot

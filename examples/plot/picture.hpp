@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// A picture of several panels in a grid, whose scales follow from what they show.
+// A picture of several panels below one another, whose scales follow from what they show. It is
+// narrow, so that a small screen shows it in a readable size.
 #pragma once
 
 #include <iosfwd>
@@ -17,17 +18,19 @@ struct Chart {
   std::string x_label;
   Axis x_axis = Axis::linear;
   Axis y_axis = Axis::linear;
+  double least_x_step = 0.0;  // between ticks of a linear axis
   std::vector<Series> series;
 };
 
 struct Picture {
   std::string title;
-  std::string subtitle;
+  std::string subtitle;  // empty if there is none
+  std::vector<std::string> answers;
+  std::vector<std::string> notes;  // in a softer colour
   std::vector<Chart> charts;
 };
 
-/// An SVG, two charts in a row; one that is alone there fills it. On a logarithmic axis what is not
-/// positive is left out.
+/// Writes an SVG. Values that are not positive are left out on a logarithmic axis.
 void write_svg(std::ostream& out, const Picture& picture);
 
 }  // namespace plot

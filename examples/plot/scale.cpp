@@ -9,10 +9,11 @@
 
 namespace plot {
 
-Scale Scale::around(double low, double high) {
+Scale Scale::around(double low, double high, double least_step) {
   Scale scale;
   for (const double step : {0.001, 0.002, 0.005, 0.01, 0.02, 0.05,  0.1,   0.2,   0.5,    1.0,
                             2.0,   5.0,   10.0,  20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0}) {
+    if (step < least_step) continue;
     scale.step = step;
     scale.low = std::floor(low / step + 1e-9) * step;
     scale.high = std::max(std::ceil(high / step - 1e-9) * step, scale.low + step);
@@ -51,7 +52,7 @@ std::vector<double> Scale::ticks() const {
       }
     }
   } else {
-    for (double tick = low; tick < high + 0.5 * step; tick += step) all.push_back(tick);
+    for (double tick = low; tick < high + 1e-6 * step; tick += step) all.push_back(tick);
   }
   return all;
 }

@@ -4,19 +4,19 @@
 #include <array>
 #include <cstdio>
 #include <ostream>
+#include <sstream>
 
 namespace plot {
 namespace {
 
-// Colours stand in classes, so that a viewer's dark theme can turn the whole picture.
+// Colours stand in classes, so that the rules for a dark theme can replace them all.
 constexpr const char* kStyle = R"(<style>
   text { font-family: Inter, "Helvetica Neue", "Segoe UI", Arial, "DejaVu Sans", sans-serif; }
+  text { font-size: 15px; fill: #1c2430; }
   .card { fill: #fcfbf8; stroke: #e4e0d8; }
-  .title { font-size: 23px; font-weight: 700; fill: #1c2430; }
-  .soft { font-size: 14px; fill: #5b6472; }
-  .head { font-size: 15px; font-weight: 600; fill: #1c2430; }
-  .tick { font-size: 13px; fill: #5b6472; }
-  .name { font-size: 15px; font-weight: 700; }
+  .title { font-size: 20px; font-weight: 700; }
+  .head { font-weight: 600; }
+  .soft { fill: #5b6472; }
   .grid { stroke: #e6e2da; stroke-width: 1; }
   .axis { stroke: #9aa1ac; stroke-width: 1.2; }
   .line { fill: none; stroke-width: 2.6; stroke-linejoin: round; stroke-linecap: round; }
@@ -25,16 +25,14 @@ constexpr const char* kStyle = R"(<style>
   .b0, .b1, .b2, .b3 { fill-opacity: 0.16; }
   .test { fill: none; stroke-width: 1.4; stroke-dasharray: 1 5; stroke-linecap: round; }
   .dot { stroke: #fcfbf8; stroke-width: 2; }
-  .key { stroke: #5b6472; }
-  .key-dot { fill: #5b6472; }
   .s0 { stroke: #0b7a75; } .f0, .b0 { fill: #0b7a75; } .c0 { stop-color: #0b7a75; }
   .s1 { stroke: #d2592a; } .f1, .b1 { fill: #d2592a; } .c1 { stop-color: #d2592a; }
   .s2 { stroke: #5a55c9; } .f2, .b2 { fill: #5a55c9; }
   .s3 { stroke: #9a7a1c; } .f3, .b3 { fill: #9a7a1c; }
   @media (prefers-color-scheme: dark) {
+    text { fill: #eef1f5; } .soft { fill: #a9b2c0; }
     .card { fill: #171b22; stroke: #2c333f; } .dot { stroke: #171b22; }
-    .title, .head { fill: #eef1f5; } .soft, .tick, .key-dot { fill: #a9b2c0; }
-    .key { stroke: #a9b2c0; } .grid { stroke: #2a313c; } .axis { stroke: #707a89; }
+    .grid { stroke: #2a313c; } .axis { stroke: #707a89; }
     .s0 { stroke: #3fc6bd; } .f0, .b0 { fill: #3fc6bd; } .c0 { stop-color: #3fc6bd; }
     .s1 { stroke: #ff9166; } .f1, .b1 { fill: #ff9166; } .c1 { stop-color: #ff9166; }
     .s2 { stroke: #a29dff; } .f2, .b2 { fill: #a29dff; }
@@ -71,16 +69,27 @@ std::string fixed(double value, int decimals) {
   return text.data();
 }
 
-void begin_picture(std::ostream& out, Size size, const std::string& title,
-                   const std::string& subtitle) {
+std::vector<std::string> wrapped(const std::string& text, std::size_t columns) {
+  std::vector<std::string> lines;
+  std::istringstream words(text);
+  std::string word;
+  while (words >> word) {
+    if (lines.empty() || lines.back().size() + 1 + word.size() > columns) {
+      lines.push_back(word);
+    } else {
+      lines.back() += ' ' + word;
+    }
+  }
+  return lines;
+}
+
+void begin_picture(std::ostream& out, Size size, const std::string& title) {
   const std::string width = fixed(size.width, 0), height = fixed(size.height, 0);
   out << "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 " << width << ' ' << height
       << "' width='" << width << "' height='" << height << "' role='img'>\n<title>"
       << escaped(title) << "</title>\n"
       << kStyle << "<rect class='card' x='0.5' y='0.5' width='" << fixed(size.width - 1.0, 0)
       << "' height='" << fixed(size.height - 1.0, 0) << "' rx='14'/>\n";
-  draw_text(out, {40.0, 50.0}, "title", title);
-  draw_text(out, {40.0, 76.0}, "soft", subtitle);
 }
 
 void end_picture(std::ostream& out) { out << "</svg>\n"; }

@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "../support/catch.hpp"
+#include "caption.hpp"
 #include "close.hpp"
 #include "values.hpp"
 #include "verdict.hpp"
@@ -39,6 +40,30 @@ TEST_CASE("findings follow the direction of what is claimed", "[claims]") {
   REQUIRE(claims::below("", low, high).verdict == Verdict::shown);
   REQUIRE(claims::below("", high, low).verdict == Verdict::refuted);
   REQUIRE(claims::below("", high, high).verdict == Verdict::undecided);
+}
+
+TEST_CASE("a picture lists the statements that are shown, refuted and undecided", "[claims]") {
+  const claims::Side high{"high", {5.0, 6.0}}, low{"low", {1.0, 2.0}};
+  using Texts = std::vector<std::string>;
+  const std::vector<claims::Finding> findings{claims::above("gain", low, high),
+                                              claims::above("loss", high, low),
+                                              claims::below("within 3", low, 3.0)};
+  REQUIRE(claims::verdict_line(findings) == "Verdict on 3 statements: 2 shown, 1 refuted.");
+  REQUIRE(claims::answers(findings) ==
+          Texts{"Shown: loss (high above low); within 3.", "Refuted: gain (low above high)."});
+  REQUIRE(claims::answers({claims::below("gain", low, low)}) ==
+          Texts{"Undecided: gain (low below low)."});
+}
+
+TEST_CASE("a picture asks its claim as a question and says what the band is", "[claims]") {
+  const claims::Examined examined{4, &claims::all_claims()[3], {"the setup", {}, {}}};
+  const plot::Picture picture = claims::picture_of(examined, {5, 1.0, 1});
+  REQUIRE(picture.title == "4. Is less dropout needed with BN?");
+  REQUIRE(picture.notes.front() == "the setup.");
+  REQUIRE(picture.notes.back().find("means over 5 seeds") != std::string::npos);
+  REQUIRE(picture.subtitle == "Verdict on 0 statements.");
+  REQUIRE(claims::picture_of(examined, {4, 1.0, 1}).subtitle.empty());  // too few for a verdict
+  for (const auto& claim : claims::all_claims()) REQUIRE(std::string(claim.question).back() == '?');
 }
 
 TEST_CASE("a difference is taken seed by seed and judged against a number", "[claims]") {

@@ -34,15 +34,22 @@ TEST_CASE("the picture holds the curves, the test points, the labels and the tit
   const std::string picture = svg({history("with BN", 2.0), history("without BN", 3.0)});
   REQUIRE(picture.rfind("<svg xmlns='http://www.w3.org/2000/svg'", 0) == 0);
   REQUIRE(picture.substr(picture.size() - 7) == "</svg>\n");
-  REQUIRE(count(picture, "A &lt;title> &amp; more") == 2);  // for eyes and for screen readers
+  REQUIRE(count(picture, "A &lt;title> &amp; more") == 2);  // drawn, and for screen readers
   REQUIRE(count(picture, "<polyline class='line") == 4);    // accuracy and loss of each
   REQUIRE(count(picture, "class='dot f") == 4);             // two epochs of each
-  REQUIRE(count(picture, ">with BN<") == 2);
-  REQUIRE(count(picture, ">test 0.750<") == 2);
+  REQUIRE(count(picture, ">with BN: training 0.800, test 0.750<") == 1);
+  REQUIRE(count(picture, ">with BN: 1.000<") == 1);  // the loss of the last epoch
   REQUIRE(count(picture, ">epoch<") == 2);
   for (const char* tag : {"text", "style", "title", "svg"}) {
     REQUIRE(count(picture, "<" + std::string(tag)) == count(picture, "</" + std::string(tag)));
   }
+}
+
+TEST_CASE("a loss above 3 is drawn at 3, and the picture says so", "[fashion]") {
+  REQUIRE(count(svg({history("with BN", 3.0)}), "cut off at 3") == 0);
+  REQUIRE(count(svg({history("with BN", 3.1)}), "cut off at 3") == 1);
+  REQUIRE(count(svg({history("with BN", 2.0), history("without BN", 1e9)}), ">3.0</text>") ==
+          1);  // the highest tick
 }
 
 TEST_CASE("values that are not finite do not reach the picture", "[fashion]") {
