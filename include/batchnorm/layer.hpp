@@ -59,8 +59,12 @@ class BatchNorm {
   using IfArgument = std::enable_if_t<!std::is_same_v<X, Saved>, int>;
   template <class Number>
   using IfNumber = std::enable_if_t<std::is_arithmetic_v<Number>, int>;
+  /// The type of a result. If x's scalar is wrong, compilers say so here, before they say what does
+  /// not fit where the result is used.
   template <class X>
-  using PlainOf = typename detail::Argument<X>::Plain;
+  using PlainOf =
+      std::enable_if_t<detail::check_scalar<Scalar, typename detail::Argument<X>::Scalar>() || true,
+                       typename detail::Argument<X>::Plain>;
 
  public:
   using Param = detail::ParamOf<Scalar>;
@@ -93,8 +97,13 @@ class BatchNorm {
     };
     on_views("forward", f, detail::Reads{"x", x}, detail::Writes{"y", y});
   }
-  template <class... X>
-  void forward(const X&...) const = delete;  // a const layer has infer(x) and infer(x, y)
+  template <class X, class... Y>
+  PlainOf<X> forward(const X& x, const Y&...) const {
+    static_assert(sizeof(X) == 0,
+                  "batchnorm: forward(x) and forward(x, y) change the layer; "
+                  "a const layer has infer(x)");
+    return infer(x);
+  }
 
   /// Returns the y of eval mode, whatever the mode, with the same bits as forward in eval mode. The
   /// layer does not change, so threads may share it; nothing is kept for a backward. It uses the
@@ -134,7 +143,10 @@ class BatchNorm {
   }
 
   template <class Dy>
-  void backward(const Dy&) = delete;  // backward needs x: backward(x, dy)
+  PlainOf<Dy> backward(const Dy& dy) {
+    static_assert(sizeof(Dy) == 0, "batchnorm: backward needs x: backward(x, dy)");
+    return dy;
+  }
   /// What the last forward left for backward: the statistics that it normalized with.
   [[nodiscard]] const Saved& saved() const { return core_.saved; }
 
@@ -234,6 +246,8 @@ class BatchNorm {
 
   detail::Core<Param> core_;
 };
+
+// Write the scalar: BatchNorm2d<float> bn(64). C++17 cannot deduce arguments of alias templates.
 
 /// For (N, C) tensors and matrices, and (N, C, L).
 template <class Scalar>

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Mistakes that must not compile, each with words that its error message must hold. The tests
-// compile this file once for each with its name defined, and once with none, which must succeed.
+// Mistakes that must not compile. The tests compile this file once for each mistake with its name
+// defined, and once with none, which must succeed. The first error of a mistake holds the words after
+// "says"; the words after "shows" are in the code that compilers show below a deleted function.
 
 #include <batchnorm/batchnorm.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
 using Batch = Eigen::Tensor<float, 4, Eigen::RowMajor>;
 
-void mistakes(const Batch& x, const Batch& dy) {
+void mistakes([[maybe_unused]] const Batch& x, [[maybe_unused]] const Batch& dy) {
   batchnorm::Options options;
   batchnorm::BatchNorm2d<float> layer(64, options);
 
@@ -17,9 +18,9 @@ void mistakes(const Batch& x, const Batch& dy) {
 #elif defined(MATRIX_FOR_2D)           // says: BatchNorm2d takes
   const Eigen::MatrixXf matrix(8, 64);
   (void)layer.forward(matrix);
-#elif defined(WRONG_SCALAR)            // says: must have the layer's Scalar
+#elif defined(WRONG_SCALAR)            // says: the layer's Scalar, float: x.cast<float>()
   const Eigen::Tensor<double, 4, Eigen::RowMajor> doubles(8, 64, 7, 7);
-  (void)layer.forward(doubles);
+  const Batch y = layer.forward(doubles);
 #elif defined(WRONG_SCALAR_OF_HALVES)  // says: the layer's Scalar, half: x.cast<Eigen::half>()
   batchnorm::BatchNorm2d<Eigen::half> halves(64);
   (void)halves.forward(x);
@@ -28,11 +29,17 @@ void mistakes(const Batch& x, const Batch& dy) {
   (void)layer.backward(x, doubles);
 #elif defined(LAYER_OF_INTEGERS)       // says: float, double, Eigen::half
   const batchnorm::BatchNorm2d<int> integers(64);
+#elif defined(DOUBLE_MATRIX)           // says: the layer's Scalar, float: x.cast<float>()
+  const Eigen::MatrixXf y = batchnorm::BatchNorm1d<float>(3).infer(Eigen::MatrixXd(8, 3));
+#elif defined(WITHOUT_SCALAR)          // says: alias template
+  const batchnorm::BatchNorm2d without_scalar(64);
+#elif defined(RESULT_TO_OTHER_ORDER)   // says: YOU_MADE_A_PROGRAMMING_MISTAKE
+  const Eigen::Tensor<float, 4> column_major = layer.forward(x);
 #elif defined(BACKWARD_WITHOUT_X)      // says: backward needs x: backward(x, dy)
-  (void)layer.backward(dy);
-#elif defined(POSITIONAL_OPTIONS)      // says: say which: Options o; o.eps
+  const auto dx = layer.backward(dy);
+#elif defined(POSITIONAL_OPTIONS)      // shows: say which: Options o; o.eps
   const batchnorm::BatchNorm2d<float> positional(64, 1e-5, 0.1);
-#elif defined(BARE_MOMENTUM)           // says: weight_of_new or weight_of_old
+#elif defined(BARE_MOMENTUM)           // shows: weight_of_new or weight_of_old
   options.momentum = 0.1;
 #elif defined(DEVICE_WITHOUT_THREADS)  // says: EIGEN_USE_THREADS
   const Eigen::ThreadPoolDevice* device = nullptr;
@@ -42,7 +49,7 @@ void mistakes(const Batch& x, const Batch& dy) {
   layer.set_device(&device);
 #elif defined(FORWARD_OF_CONST)        // says: a const layer has infer(x)
   const batchnorm::BatchNorm2d<float>& shared = layer;
-  (void)shared.forward(x);
+  const auto y = shared.forward(x);
 #elif defined(RESULT_INTO_CONST)       // says: y and dx must be writable
   layer.forward(x, dy);
 #elif defined(RESULT_INTO_EXPRESSION)  // says: y and dx must be writable

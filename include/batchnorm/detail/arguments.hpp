@@ -197,11 +197,10 @@ void copy_back(Eigen::TensorRef<P>& ref, const Values& values) {
   for (Index i = 0; i < values.size(); ++i) ref.coeffRef(i) = values.data()[i];
 }
 
-/// At compile time: can a call take arguments of these types? If not, one message says why.
-template <class Scalar, class... A>
-[[nodiscard]] constexpr bool check_types() {
-  constexpr bool same =
-      (std::is_same_v<typename Argument<typename A::Type>::Scalar, Scalar> && ...);
+/// At compile time: is the scalar of an argument the layer's? If not, one message says so.
+template <class Scalar, class Given>
+[[nodiscard]] constexpr bool check_scalar() {
+  constexpr bool same = std::is_same_v<Given, Scalar>;
   static_assert(same || !std::is_same_v<Scalar, float>,
                 "batchnorm: arguments must have the layer's Scalar, float: x.cast<float>()");
   static_assert(same || !std::is_same_v<Scalar, double>,
@@ -210,6 +209,13 @@ template <class Scalar, class... A>
                 "batchnorm: arguments must have the layer's Scalar, half: x.cast<Eigen::half>()");
   static_assert(same || !std::is_same_v<Scalar, Eigen::bfloat16>,
                 "batchnorm: arguments must have the layer's Scalar: x.cast<Eigen::bfloat16>()");
+  return same;
+}
+/// At compile time: can a call take arguments of these types? If not, one message says why.
+template <class Scalar, class... A>
+[[nodiscard]] constexpr bool check_types() {
+  constexpr bool same =
+      (check_scalar<Scalar, typename Argument<typename A::Type>::Scalar>() && ...);
   constexpr bool writable = (A::template is_allowed<Scalar> && ...);
   static_assert(!same || writable, "batchnorm: y and dx must be writable, and not expressions");
   constexpr bool one_order = common_order<typename A::Type...>() != mixed_orders;

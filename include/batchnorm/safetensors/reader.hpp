@@ -48,7 +48,8 @@ class SafetensorsReader {
 
   /// A tensor of numbers of any dtype (not of complex, 8-bit or smaller floating point), rounded to
   /// Scalar if Scalar has fewer digits. An integer Scalar cuts fractions off; numbers beyond its
-  /// range are refused. The rank must be the file's.
+  /// range are refused. The rank must be the file's. Eigen does not convert an Eigen::Tensor to an
+  /// Eigen::Matrix: call matrix() or vector() for one.
   template <class Scalar, int rank>
   [[nodiscard]] Eigen::Tensor<Scalar, rank, Eigen::RowMajor> tensor(const std::string& name) {
     const SafetensorsEntry& entry = entry_of(name, rank);
