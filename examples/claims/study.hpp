@@ -28,7 +28,6 @@ class Study {
 
   /// A claim's number of steps under this effort, at least 4.
   [[nodiscard]] int steps(int full) const;
-  [[nodiscard]] int seeds() const { return effort_.seeds; }
 
   /// Each training has one thread, so that its numbers do not depend on how many there are.
   /// label is what the progress bar calls it.

@@ -8,6 +8,8 @@
 #   sh tests/benchmarks/run.sh --o2             batchnorm compiled by plain -O2, beside -O3 -march=native
 #                                               and without peers: 3 minutes. It takes the options of
 #                                               versions.sh, which it runs
+#   sh tests/benchmarks/run.sh --scaling        batchnorm and oneDNN on 1, 2, 4, 8 ... threads: 2 minutes
+#                                               for 2 threads. It takes --threads LIST and --pairs N
 # More options: --threads LIST, --pairs N, --cache MIB, --list. Builds in build/benchmarks and writes
 # report.md there. INCLUDE names another folder of headers to measure.
 set -eu
@@ -17,10 +19,11 @@ report=$build/report.md
 include=${INCLUDE:-$root/include}
 . "$root/tests/tools/packages.sh"
 
-everything=yes compile_pairs=7 o2=
+everything=yes compile_pairs=7 o2= scaling=
 for option; do
   case $option in
     --o2) o2=yes ;;
+    --scaling) scaling=yes ;;
     --help) sed -n '3,13s/^# //p' "$0"; exit 0 ;;
     --quick) compile_pairs=3 ;;
     --filter | --list) everything= ;;
@@ -49,6 +52,13 @@ then
 fi
 
 programs=$build/tests/benchmarks
+if [ "$scaling" ]; then
+  for option; do
+    shift
+    [ "$option" = --scaling ] || set -- "$@" "$option"
+  done
+  exec "$programs/scaling" "$@"
+fi
 rm -f "$report"
 "$programs/beside_peers" --report "$report" "$@"
 if [ -n "$everything" ]; then
