@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Mistakes that must not compile. The tests compile this file once for each mistake with its name
-// defined, and once with none, which must succeed. The first error of a mistake holds the words after
-// "says"; the words after "shows" are in the code that compilers show below a deleted function.
+// defined, and once with none, which must succeed. The first error of a mistake holds the words
+// after "says". The words after "shows" are in the code that compilers show below the error.
 
 #include <batchnorm/batchnorm.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
