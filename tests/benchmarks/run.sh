@@ -24,7 +24,7 @@ for option; do
   case $option in
     --o2) o2=yes ;;
     --scaling) scaling=yes ;;
-    --help) sed -n '3,13s/^# //p' "$0"; exit 0 ;;
+    --help) sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
     --quick) compile_pairs=3 ;;
     --filter | --list) everything= ;;
   esac
