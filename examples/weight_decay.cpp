@@ -90,9 +90,8 @@ void draw(const std::string& file, const Result& without, const Result& with) {
         << "'/><text x='54' y='" << at + 5 << "' text-anchor='end'>10<tspan dy='-6' font-size='12'>"
         << power << "</tspan></text>";
   }
-  for (int epoch = 0; epoch <= 100; epoch += 20) {
+  for (int epoch = 0; epoch <= 100; epoch += 20)
     svg << "\n<text x='" << x(epoch) << "' y='492' text-anchor='middle'>" << epoch << "</text>";
-  }
   const auto curve = [&](const char* name, const char* style, Eigen::Vector2d legend,
                          const std::vector<double>& losses) {
     svg << "\n<g class='curve' " << style << "><polyline points='";

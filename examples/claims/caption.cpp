@@ -7,7 +7,7 @@
 namespace claims {
 namespace {
 
-/// "training loss (with BN below without)"
+/// "training loss (with BN < without)"
 std::string claimed(const Finding& finding) {
   if (finding.name_b.empty()) return finding.statement;  // it names the number itself
   return finding.statement + " (" + finding.name_a + " " + finding.relation + " " + finding.name_b +

@@ -44,8 +44,7 @@ TEST_CASE("every claim is examined and gets its numbers and its picture", "[clai
 
 TEST_CASE("so few seeds and steps give numbers and no verdicts", "[claims]") {
   const testing::Folder folder;
-  testing::write_bands(folder, "train", 300);
-  testing::write_bands(folder, "t10k", 100);
+  testing::write_bands(folder, 300, 100);
   const auto result = run(folder, "--steps 1 --seeds 2 --threads 2 --data '" + folder.path() +
                                       "' --out '" + folder.path() + "'");
   CAPTURE(result.out, result.err);

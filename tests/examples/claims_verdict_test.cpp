@@ -50,9 +50,9 @@ TEST_CASE("a picture lists the statements that are shown, refuted and undecided"
                                               claims::below("within 3", low, 3.0)};
   REQUIRE(claims::verdict_line(findings) == "Verdict on 3 statements: 2 shown, 1 refuted.");
   REQUIRE(claims::answers(findings) ==
-          Texts{"Shown: loss (high above low); within 3.", "Refuted: gain (low above high)."});
+          Texts{"Shown: loss (high > low); within 3.", "Refuted: gain (low > high)."});
   REQUIRE(claims::answers({claims::below("gain", low, low)}) ==
-          Texts{"Undecided: gain (low below low)."});
+          Texts{"Undecided: gain (low < low)."});
 }
 
 TEST_CASE("a picture asks its claim as a question and says what the band is", "[claims]") {
