@@ -86,6 +86,28 @@ TEST_CASE("every thread gets tasks, and threads that wait are used again", "[thr
   batchnorm::helpers_wait_us = waited;
 }
 
+TEST_CASE("a helper that comes after the tasks starts no other", "[threads]") {
+  // By then the layer and its device may be gone.
+  const int waited = batchnorm::helpers_wait_us.exchange(0);
+  static std::vector<Crew*> queue;  // a pool that is busy with other work
+  queue.clear();
+  const batchnorm::detail::Pool busy{nullptr, 8, [](const void*) { return 0; },
+                                     [](const void*, Crew* crew) { queue.push_back(crew); }};
+  {
+    const CrewOwner crew(new Crew(busy), Crew::release);
+    int done = 0;
+    const auto count = [](const void* body, Index) {
+      ++*static_cast<int*>(const_cast<void*>(body));
+    };
+    Crew::run(*crew, count, &done, 20, 8);
+    CHECK(done == 20);
+    CHECK(queue.size() == 2);
+  }
+  for (std::size_t k = 0; k < queue.size(); ++k) queue[k]->help();
+  CHECK(queue.size() == 2);
+  batchnorm::helpers_wait_us = waited;
+}
+
 TEST_CASE("threads that have gone are started again", "[threads]") {
   const int waited = batchnorm::helpers_wait_us.exchange(0);
   Helpers helpers;

@@ -73,11 +73,11 @@ class Crew {
   /// What a helper thread does: it helps with a run, then waits for the next for a limited time.
   void help() {
     using Clock = std::chrono::steady_clock;
-    start_helpers();
     State helped = no_run;
     auto end = Clock::now() + std::chrono::microseconds(helpers_wait_us);
     while (true) {
       if (enters(helped)) {
+        start_helpers();
         work(1 + pool_.number(pool_.device) % (threads_ - 1));
         state_.fetch_sub(1, std::memory_order_release);
         end = Clock::now() + std::chrono::microseconds(helpers_wait_us);
@@ -112,8 +112,8 @@ class Crew {
     }
     return false;
   }
-  /// Each thread starts up to two, and these start others: a start takes 3 us, a call of the
-  /// system, and the caller has work to do.
+  /// Each thread starts up to two, and these start others: a start takes 3 us, because it calls the
+  /// system. Only during a run, because the device may be deleted after it.
   void start_helpers() {
     for (int k = 0; k < 2; ++k) {
       if (missing_.fetch_sub(1) <= 0) return;
