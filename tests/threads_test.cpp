@@ -124,8 +124,12 @@ TEST_CASE("any number of threads gives the same bits in double", "[threads]") {
 TEST_CASE("any number of threads gives the same bits for matrices", "[threads]") {
   using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   using Columns = Eigen::MatrixXf;
-  for (const auto& [n, c] :
-       {std::pair<Index, Index>{300000, 3}, {4099, 257}, {33, 20000}, {130, 8200}}) {
+  for (const auto& [n, c] : {std::pair<Index, Index>{300000, 3},
+                             {4099, 257},
+                             {33, 20000},
+                             {130, 8200},
+                             {64, 4096},
+                             {40, 5003}}) {
     check_bits<BatchNorm1d<float>>(c, Rows(n, c), {});
     check_bits<BatchNorm1d<float>>(c, Columns(n, c), {});
   }

@@ -222,7 +222,7 @@ inline void map(const Plan& plan, const Part& part, const Step& step) {
 
 /// How many threads a call is worth: handing tasks over takes some microseconds.
 [[nodiscard]] inline int threads_for(const Plan& plan, const Workers& workers) {
-  constexpr Index worth_helpers = 64 * 1024, of_a_thread = 16 * 1024;  // values
+  constexpr Index worth_helpers = 96 * 1024, of_a_thread = 16 * 1024;  // values
   if (plan.values < worth_helpers) return 1;
   return static_cast<int>(std::min<Index>(plan.values / of_a_thread, workers.count()));
 }
@@ -249,12 +249,11 @@ inline void map_all(const Plan& plan, const Workers& workers, const Step& step) 
   constexpr Index least_columns = 128, in_cache = 64 * 1024;  // values
   if (threads == 1 || plan.groups >= 4 * threads) return plan.group_channels;
   const Index even = divided_up(divided_up(plan.channels, threads), line_values) * line_values;
-  const Index columns = (std::min)((std::max)(even, least_columns), plan.channels);
+  const Index columns = (std::min)((std::max)(even, least_columns), plan.group_channels);
   const Index tasks = divided_up(plan.channels, columns);
   const bool can_be_cut = plan.in_columns && plan.inner == 1 && plan.fold == 1;
   const bool all_work = 4 * divided_up(tasks, threads) * threads <= 5 * tasks;
-  if (can_be_cut && all_work && columns * plan.outer <= in_cache)
-    return (std::min)(columns, plan.group_channels);
+  if (can_be_cut && all_work && columns * plan.outer <= in_cache) return columns;
   return plan.slabs == 1 ? plan.group_channels : 0;
 }
 /// Calls f(c0, c1) for ranges of `width` channels, on several threads.
