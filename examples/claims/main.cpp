@@ -7,44 +7,22 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 
 #include "caption.hpp"
 #include "options.hpp"
+#include "out_folder.hpp"
 #include "report.hpp"
 
 namespace {
 
 using namespace claims;
 
-/// Calls write(stream) on a new file and checks that all of it arrived.
-template <class Write>
-void write_file(const std::filesystem::path& path, const Write& write) {
-  std::ofstream out(path);
-  write(out);
-  out.close();
-  if (!out) {
-    throw std::runtime_error("[claims] " + path.string() +
-                             " cannot be written; name another folder with --out.");
-  }
-}
-
-/// Before the training, so that none of it is lost to a folder that cannot be.
-void make_folder(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) {
-    throw std::runtime_error("[claims] the folder " + folder.string() + " cannot be made (" +
-                             error.message() + "); name another with --out.");
-  }
-}
-
 void run(const Options& options) {
   const Source source{fashion_mnist::read_dataset(options.data, "train"),
                       fashion_mnist::read_dataset(options.data, "t10k")};
   const std::filesystem::path folder = options.out;
-  make_folder(folder);
+  fashion_mnist::make_folder("claims", folder);
   const Study study(source, options.effort);
   std::cout << options.claims.size() << " of " << all_claims().size() << " claims; "
             << description(options.effort) << "; " << options.effort.threads
@@ -59,13 +37,14 @@ void run(const Options& options) {
     const Examined& examined = all.back();
     print(std::cout, examined, options.effort);
     const auto picture = folder / (std::string(claim.name) + ".svg");
-    write_file(picture, [&](std::ostream& out) {
+    fashion_mnist::write_file("claims", picture, [&](std::ostream& out) {
       plot::write_svg(out, picture_of(examined, options.effort));
     });
     std::cout << "   " << picture.string() << std::endl;
   }
   const auto verdicts = folder / "verdicts.md";
-  write_file(verdicts, [&](std::ostream& out) { write_markdown(out, all, options.effort); });
+  fashion_mnist::write_file("claims", verdicts,
+                            [&](std::ostream& out) { write_markdown(out, all, options.effort); });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   std::cout << "\n" << verdicts.string() << ", after " << std::lround(seconds.count()) << " s\n";
 }

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <sstream>
 #include <string>
@@ -13,6 +12,7 @@
 
 #include "idx.hpp"
 #include "options.hpp"
+#include "out_folder.hpp"
 #include "plot.hpp"
 #include "report.hpp"
 #include "train.hpp"
@@ -40,34 +40,11 @@ std::string settings(const Options& options) {
   return out.str();
 }
 
-/// Calls write(stream) on a new file and checks that all of it arrived.
-template <class Write>
-void write_file(const std::filesystem::path& path, const Write& write) {
-  std::ofstream out(path);
-  write(out);
-  out.close();
-  if (!out) {
-    throw std::runtime_error("[fashion_mnist] " + path.string() +
-                             " cannot be written; name another folder with --out.");
-  }
-  std::cout << "  " << path.string() << '\n';
-}
-
-/// Before the training, so that no hour of it is lost to a folder that cannot be.
-void make_folder(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error) {
-    throw std::runtime_error("[fashion_mnist] the folder " + folder.string() + " cannot be made (" +
-                             error.message() + "); name another with --out.");
-  }
-}
-
 void run(const Options& options) {
   const Dataset train_set = read_dataset(options.data, "train");
   const Dataset test_set = read_dataset(options.data, "t10k");
   const std::filesystem::path folder = options.out;
-  make_folder(folder);
+  make_folder("fashion_mnist", folder);
 
   std::cout << title(options) << "\n  " << settings(options) << "\n  " << train_set.size()
             << " training and " << test_set.size() << " test images in " << options.data;
@@ -82,11 +59,14 @@ void run(const Options& options) {
   std::vector<History> histories;
   for (const auto& learned : runs) histories.push_back(learned.history);
   std::cout << "\n  Written\n";
-  write_file(folder / "epochs.csv", [&](std::ostream& out) { write_epochs_csv(out, runs); });
-  write_file(folder / "curves.csv", [&](std::ostream& out) { write_curves_csv(out, runs); });
-  write_file(folder / "curves.svg", [&](std::ostream& out) {
-    write_svg(out, title(options), settings(options), histories);
-  });
+  const auto write = [&](const char* name, const auto& contents) {
+    write_file("fashion_mnist", folder / name, contents);
+    std::cout << "  " << (folder / name).string() << '\n';
+  };
+  write("epochs.csv", [&](std::ostream& out) { write_epochs_csv(out, runs); });
+  write("curves.csv", [&](std::ostream& out) { write_curves_csv(out, runs); });
+  write("curves.svg",
+        [&](std::ostream& out) { write_svg(out, title(options), settings(options), histories); });
   print_verdict(std::cout, runs);
 }
 
