@@ -20,7 +20,7 @@ case ${1:-} in
   --list) list; exit 0 ;;
   --help | '') sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0 ;;
 esac
-check=${1:-}
+check=$1
 if ! list | grep -q "^  $check "; then
   echo "There is no check '$check'. There are:" >&2
   list >&2

@@ -34,9 +34,17 @@ struct Helpers {
               helpers.threads.emplace_back([crew] { crew->help(); });
             }};
   }
-  ~Helpers() {
+  void join() {
     for (std::thread& thread : threads) thread.join();
+    threads.clear();
   }
+  ~Helpers() { join(); }
+};
+/// Sets helpers_wait_us until the end of a test.
+struct Waiting {
+  int before;
+  explicit Waiting(int us) : before(batchnorm::helpers_wait_us.exchange(us)) {}
+  ~Waiting() { batchnorm::helpers_wait_us = before; }
 };
 using Crew = batchnorm::detail::Crew;
 using CrewOwner = std::unique_ptr<Crew, void (*)(Crew*)>;
@@ -68,27 +76,22 @@ std::size_t threads_that_meet(Crew& crew, int threads) {
 }  // namespace
 
 TEST_CASE("every thread gets tasks, and threads that wait are used again", "[threads]") {
-  const int waited = batchnorm::helpers_wait_us.exchange(5'000'000);  // until they are needed again
+  const Waiting until_needed(5'000'000);
   Helpers helpers;
-  {
-    const CrewOwner crew(new Crew(helpers.pool(8)), Crew::release);
-    CHECK(threads_that_meet(*crew, 8) == 8);  // the caller starts two, and these start the others
+  const CrewOwner crew(new Crew(helpers.pool(8)), Crew::release);
+  CHECK(threads_that_meet(*crew, 8) == 8);  // the caller starts two, and these start the others
+  CHECK(helpers.started == 7);
+  for (const int threads : {8, 3, 8}) {
+    CHECK(threads_that_meet(*crew, threads) == static_cast<std::size_t>(threads));
     CHECK(helpers.started == 7);
-    for (const int threads : {8, 3, 8}) {
-      CHECK(threads_that_meet(*crew, threads) == static_cast<std::size_t>(threads));
-      CHECK(helpers.started == 7);
-    }
-    batchnorm::helpers_wait_us = 0;
-    CHECK(threads_that_meet(*crew, 8) == 8);  // after this run nobody waits any more
   }
-  for (std::thread& thread : helpers.threads) thread.join();
-  helpers.threads.clear();
-  batchnorm::helpers_wait_us = waited;
+  batchnorm::helpers_wait_us = 0;
+  CHECK(threads_that_meet(*crew, 8) == 8);  // after this run nobody waits any more
 }
 
 TEST_CASE("a helper that comes after the tasks starts no other", "[threads]") {
   // By then the layer and its device may be gone.
-  const int waited = batchnorm::helpers_wait_us.exchange(0);
+  const Waiting not_at_all(0);
   static std::vector<Crew*> queue;  // a pool that is busy with other work
   queue.clear();
   const batchnorm::detail::Pool busy{nullptr, 8, [](const void*) { return 0; },
@@ -105,20 +108,17 @@ TEST_CASE("a helper that comes after the tasks starts no other", "[threads]") {
   }
   for (std::size_t k = 0; k < queue.size(); ++k) queue[k]->help();
   CHECK(queue.size() == 2);
-  batchnorm::helpers_wait_us = waited;
 }
 
 TEST_CASE("threads that have gone are started again", "[threads]") {
-  const int waited = batchnorm::helpers_wait_us.exchange(0);
+  const Waiting not_at_all(0);
   Helpers helpers;
   const CrewOwner crew(new Crew(helpers.pool(4)), Crew::release);
   for (int run = 1; run <= 3; ++run) {
     CHECK(threads_that_meet(*crew, 4) == 4);
-    for (std::thread& thread : helpers.threads) thread.join();
-    helpers.threads.clear();
+    helpers.join();
     CHECK(helpers.started == 3 * run);
   }
-  batchnorm::helpers_wait_us = waited;
 }
 
 TEST_CASE("a task alone is done by the caller, and a helper that comes meanwhile leaves",

@@ -232,9 +232,13 @@ void each_part(const Plan& plan, const Workers& workers, const F& f) {
   workers.run(threads_for(plan, workers), plan.groups * plan.slabs,
               [&](Index t) { f(plan.part(t / plan.slabs, t % plan.slabs)); });
 }
+inline void sum_parts(const Plan& plan, const Workers& workers, const Step& step,
+                      const SlabSums& sums) {
+  each_part(plan, workers, [&](const Part& part) { sum(plan, part, step, sums); });
+}
 inline void sum_all(const Plan& plan, const Workers& workers, const Step& step,
                     const SlabSums& sums) {
-  each_part(plan, workers, [&](const Part& part) { sum(plan, part, step, sums); });
+  sum_parts(plan, workers, step, sums);
   sums.add_slabs(plan, 0, plan.channels);
 }
 inline void map_all(const Plan& plan, const Workers& workers, const Step& step) {
@@ -274,7 +278,7 @@ void by_groups(const Plan& plan, const Workers& workers, const Step& sum_step, c
   };
   const Index of_task = channels_of_task(plan, threads_for(plan, workers));
   if (of_task == 0) {
-    each_part(plan, workers, [&](const Part& part) { sum(plan, part, sum_step, sums); });
+    sum_parts(plan, workers, sum_step, sums);
     each_range(plan, workers, settled_at_once, settle_sums);
     return map_all(plan, workers, map_step);
   }
