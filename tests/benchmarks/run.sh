@@ -8,7 +8,7 @@
 #   sh tests/benchmarks/run.sh --o2             batchnorm compiled by plain -O2, beside -O3 -march=native
 #                                               and without peers: 3 minutes. It takes the options of
 #                                               versions.sh, which it runs
-#   sh tests/benchmarks/run.sh --scaling        batchnorm and oneDNN on 1, 2, 4, 8 ... threads: 2 minutes
+#   sh tests/benchmarks/run.sh --scaling        batchnorm and oneDNN on 1, 2, 4, 8 ... threads: 1 minute
 #                                               for 2 threads. It takes --threads LIST and --pairs N
 # More options: --threads LIST, --pairs N, --cache MIB, --list. Builds in build/benchmarks and writes
 # report.md there. INCLUDE names another folder of headers to measure.
