@@ -7,22 +7,14 @@ namespace claims {
 
 Report dropout(const Study& study) {
   const std::vector<double> shares{0.0, 0.05, 0.1, 0.4, 0.5};
-  Recipe recipe;
-  recipe.train_images = 1000;
-  recipe.test_images = 2000;
-  recipe.batch = 50;
-  recipe.steps = study.steps(600);
-  recipe.schedule = Schedule::linear;
+  const auto [recipe, setup] = overfitting(study);
   const auto compared =
       with_and_without(study, "dropout", recipe, shares,
                        [](Recipe& varied, double share) { varied.network.dropout = share; });
   const auto& [with, without] = compared;
 
   Report report;
-  report.setup =
-      "Two hidden layers of 128 ReLUs, 1000 training images, batch 50, learning rate "
-      "0.1 sinking to 0, " +
-      std::to_string(recipe.steps) + " steps";
+  report.setup = setup;
   report.findings.push_back(below("decrease of the test loss by dropout of 50 %",
                                   gain("with BN", with.back(), with.front(), test_loss),
                                   gain("without", without.back(), without.front(), test_loss)));

@@ -8,12 +8,7 @@ namespace claims {
 Report weight_decay(const Study& study) {
   constexpr double kDecay = 0.01;
   const std::vector<double> decays{0.0, kDecay / 25.0, kDecay / 5.0, kDecay};
-  Recipe recipe;
-  recipe.train_images = 1000;
-  recipe.test_images = 2000;
-  recipe.batch = 50;
-  recipe.steps = study.steps(600);
-  recipe.schedule = Schedule::linear;
+  const auto [recipe, setup] = overfitting(study);
   const auto compared = with_and_without(study, "L2", recipe, decays,
                                          [](Recipe& varied, double decay) { varied.l2 = decay; });
   const auto l1 = with_and_without(study, "L1", recipe, {1e-3},
@@ -21,10 +16,7 @@ Report weight_decay(const Study& study) {
   const auto& [with, without] = compared;
 
   Report report;
-  report.setup =
-      "Two hidden layers of 128 ReLUs, 1000 training images, batch 50, learning rate "
-      "0.1 sinking to 0, " +
-      std::to_string(recipe.steps) + " steps; L2 of d = 0.01, L1 of 0.001";
+  report.setup = setup + "; L2 of d = 0.01, L1 of 0.001";
   report.findings.push_back(below("decrease of the test loss by L2 of d instead of d / 5",
                                   gain("with BN", with[3], with[2], test_loss),
                                   gain("without", without[3], without[2], test_loss)));

@@ -8,6 +8,19 @@
 
 namespace claims {
 
+Overfitting overfitting(const Study& study) {
+  Recipe recipe;
+  recipe.train_images = 1000;
+  recipe.test_images = 2000;
+  recipe.batch = 50;
+  recipe.steps = study.steps(600);
+  recipe.schedule = Schedule::linear;
+  return {recipe,
+          "Two hidden layers of 128 ReLUs, 1000 training images, batch 50, learning rate "
+          "0.1 sinking to 0, " +
+              std::to_string(recipe.steps) + " steps"};
+}
+
 Compared with_and_without(const Study& study, const std::string& label, const Recipe& recipe,
                           const std::vector<double>& values,
                           const std::function<void(Recipe&, double)>& vary) {

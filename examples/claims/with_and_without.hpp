@@ -12,6 +12,13 @@
 
 namespace claims {
 
+/// A perceptron and few images, trained for so many steps that it overfits.
+struct Overfitting {
+  Recipe recipe;
+  std::string setup;  // in words
+};
+[[nodiscard]] Overfitting overfitting(const Study& study);
+
 struct Compared {
   Outcomes with, without;  // [condition][seed]
 };
