@@ -89,7 +89,6 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
   constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
-  constexpr Index short_run = 224;             // values: runs up to this length are columns
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
   for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
     if (side_by_side || u->inner <= 1) continue;
@@ -97,6 +96,9 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
     u->outer_stride = std::exchange(u->inner_stride, 1);
   }
   const View& x = v.in[0];
+  // Short runs are columns: loops over many columns are faster, if enough rows share the copies of
+  // their coefficients.
+  const Index short_run = (std::min)(32 * x.outer, Index{224});  // values
   Plan plan{};
   plan.values = x.size();
   plan.channels = x.channels;
@@ -105,7 +107,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.fold = plan.pieces = 1;
   const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
   plan.past_caches = plan.values * x.elements->bytes * tensors > bytes_in_caches;
-  plan.in_columns = (x.inner == 1 || (x.inner <= short_run && x.outer > 1)) &&
+  plan.in_columns = x.inner <= short_run &&
                     v.all([](const View& u) { return u.channel_stride == u.inner; });
   if (plan.in_columns) {
     cut_columns(v, plan);

@@ -3,29 +3,21 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <cerrno>
 #include <cstdint>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <limits>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <set>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
-#if defined(_WIN32)
-#include <io.h>
-#elif __has_include(<unistd.h>)
-#include <unistd.h>
-#endif
 
 #include "batchnorm/layer.hpp"
 #include "batchnorm/safetensors/metadata.hpp"
+#include "batchnorm/safetensors/new_file.hpp"
 #include "batchnorm/safetensors/row_major.hpp"
 #include "batchnorm/state.hpp"
 
@@ -181,7 +173,10 @@ inline std::string SafetensorsWriter::header(const std::vector<const Tensor*>& t
     const std::uint64_t begin = std::exchange(end, end + t->elements.size());
     all[t->name] = {{"dtype", t->dtype}, {"shape", t->extents}, {"data_offsets", {begin, end}}};
   }
-  std::string text = all.dump();
+  // dump() would throw an error of its own for bytes that are no text.
+  std::string text = all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (nlohmann::ordered_json::parse(text) != all)
+    detail::fail<std::invalid_argument>("[safetensors] expected names and metadata in UTF-8");
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data start at a multiple of 8
   return text;
 }
@@ -191,35 +186,12 @@ inline void SafetensorsWriter::write(const std::filesystem::path& path) const {
   const std::string text = header(tensors);
   char length[8];
   detail::put_bytes(std::uint64_t{text.size()}, length);
-
-  std::filesystem::path beside = path;
-  beside += "." + std::to_string(std::random_device()()) + ".tmp";
-  errno = 0;
-  std::FILE* file = std::fopen(beside.string().c_str(), "wbx");
-  bool done = file != nullptr;
-  const auto put = [&](const char* bytes, std::size_t count) {
-    done = done && std::fwrite(bytes, 1, count, file) == count;
-  };
+  detail::NewFile file(path);
+  const auto put = [&](const char* bytes, std::size_t count) { file.put(bytes, count); };
   put(length, sizeof length);
   put(text.data(), text.size());
   for (const Tensor* t : tensors) detail::put_elements(t->elements, put);
-  done = done && std::fflush(file) == 0;
-  // The bytes must be on the disk before the name is, in case the machine fails.
-#if defined(_WIN32)
-  done = done && _commit(_fileno(file)) == 0;
-#elif __has_include(<unistd.h>)
-  done = done && fsync(fileno(file)) == 0;  // GCOV_EXCL_BR_LINE: on a disk that fails
-#endif
-  std::string reason = std::strerror(errno);
-  const bool made = file != nullptr;
-  if (made && std::fclose(file) != 0) done = false;  // GCOV_EXCL_BR_LINE: on a disk that fails
-  std::error_code error;
-  if (done) std::filesystem::rename(beside, path, error);
-  if (done && !error) return;
-  if (error) reason = error.message();
-  if (made) std::filesystem::remove(beside, error);
-  detail::fail<std::runtime_error>("[safetensors] " + path.string() +
-                                   " cannot be written: " + reason);
+  file.finish();
 }
 
 }  // namespace batchnorm

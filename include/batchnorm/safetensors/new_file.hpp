@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cerrno>
+#include <cstddef>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <utility>
+#if defined(_WIN32)
+#include <io.h>
+#elif __has_include(<unistd.h>)
+#include <unistd.h>
+#endif
+
+#include "batchnorm/error.hpp"
+
+namespace batchnorm::detail {
+
+/// A new file beside `path` that finish() renames to it, so that at any time there is either the
+/// whole old file or the whole new one. Without finish(), it is removed.
+class NewFile {
+ public:
+  explicit NewFile(const std::filesystem::path& path) : path_(path), beside_(path) {
+    beside_ += "." + std::to_string(std::random_device()()) + ".tmp";
+    errno = 0;
+    file_ = std::fopen(beside_.string().c_str(), "wbx");
+    if (!file_) give_up(std::strerror(errno));
+  }
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+  ~NewFile() {
+    if (file_) std::fclose(file_);
+    std::error_code error;
+    if (!beside_.empty()) std::filesystem::remove(beside_, error);
+  }
+
+  void put(const char* bytes, std::size_t count) {
+    if (std::fwrite(bytes, 1, count, file_) != count) give_up(std::strerror(errno));
+  }
+  void finish() {
+    bool done = std::fflush(file_) == 0;
+    // The bytes must be on the disk before the name is, in case the machine fails.
+#if defined(_WIN32)
+    done = done && _commit(_fileno(file_)) == 0;
+#elif __has_include(<unistd.h>)
+    done = done && fsync(fileno(file_)) == 0;  // GCOV_EXCL_BR_LINE: on a disk that fails
+#endif
+    const std::string reason = std::strerror(errno);
+    if (std::fclose(std::exchange(file_, nullptr)) != 0) done = false;  // GCOV_EXCL_BR_LINE: so
+    if (!done) give_up(reason);
+    std::error_code error;
+    std::filesystem::rename(beside_, path_, error);
+    if (error) give_up(error.message());
+    beside_.clear();
+  }
+
+ private:
+  [[noreturn]] void give_up(const std::string& reason) const {
+    fail<std::runtime_error>("[safetensors] " + path_.string() + " cannot be written: " + reason);
+  }
+
+  std::filesystem::path path_, beside_;
+  std::FILE* file_;
+};
+
+}  // namespace batchnorm::detail
