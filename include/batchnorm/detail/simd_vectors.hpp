@@ -237,6 +237,9 @@ inline constexpr short all_lanes = -1;
 #if defined(BATCHNORM_AVX2)
 BATCHNORM_AVX2 inline void halves_to_floats(const Eigen::half* from, Floats<8>& to) {
   to = __builtin_ia32_vcvtph2ps256(*reinterpret_cast<const VectorOf<short, 8>::in_memory*>(from));
+#if defined(__clang__) && defined(__AVX512FP16__)
+  asm("" : "+v"(to));  // hides the floats: clang would go to doubles at once, which takes longer
+#endif
 }
 BATCHNORM_AVX2 inline void halves_to_floats(const Eigen::half* from, Floats<4>& to) {
   long long four;

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <Eigen/Core>
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <cstring>
 
 #include "batchnorm/detail/cut.hpp"
 #include "batchnorm/detail/workers.hpp"
@@ -111,11 +110,11 @@ struct Columns {
     const N* const of_channels = static_cast<const N*>(numbers) + c0;
     N* to = static_cast<N*>(copies);
     for (Index f = 0; f < fold && inner == 1; ++f) to = std::copy_n(of_channels, channels, to);
+    using Line = Eigen::Array<N, line_bytes / sizeof(N), 1>;
     for (Index c = 0; c < channels && inner > 1; ++c, to += inner) {
-      std::array<N, line_bytes / sizeof(N)> line;
-      line.fill(of_channels[c]);
-      for (Index j = 0; j < inner; j += line_bytes / Index{sizeof(N)})
-        std::memcpy(to + j, line.data(), line_bytes);
+      for (Index j = 0; j < inner; j += Line::SizeAtCompileTime) {
+        Eigen::Map<Line>(to + j).setConstant(of_channels[c]);
+      }
     }
     std::copy_n(static_cast<N*>(copies), around, to);
   }
