@@ -64,7 +64,8 @@ examples="zlib1g-dev libcxxopts-dev"
 mpi=libopenmpi-dev
 files="nlohmann-json3-dev python3-torch libonnx-testdata" # of other frameworks, and for theirs
 folder=tests${CXX:+-${CXX##*/}}
-compiling='^(header_alone|cxx20|misuse|install|consumer|readme)' # tests that compile by themselves
+compiling='^(header_alone|cxx20|misuse|surroundings)' # tests that compile by themselves
+again=-DBATCHNORM_TESTS_AGAIN=ON
 sanitizers="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
 everywhere=${EVERYWHERE:-OFF}
 failed=
@@ -83,23 +84,22 @@ else
     /usr/bin/python3 "$root/tests/golden/make_golden.py" --check
   without=$compiling
   also "The core over Eigen's packets, as for MSVC" "" \
-    build_and_test tests-packets -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=OFF \
+    build_and_test tests-packets $again -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=OFF \
     "-DCMAKE_CXX_FLAGS=-DBATCHNORM_USE_PACKETS -Wno-ignored-attributes"
-  # -O0, because clang compiles the sanitizers' checks four times as fast as at -Og. The documents'
-  # blocks and the consumers do not know the sanitizers: g++ has compiled them.
-  without='^(install|consumer|readme)'
+  # -O0, because clang compiles the sanitizers' checks four times as fast as at -Og.
+  without=
   also "The core with clang, the address and the undefined behaviour sanitizer" \
     "clang libclang-rt-dev" \
-    build_and_test tests-clang-sanitized -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS="$everywhere" \
+    build_and_test tests-clang-sanitized $again -DBATCHNORM_EXAMPLES=OFF \
+    -DBATCHNORM_ALL_TESTS="$everywhere" \
     -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS_DEBUG=-O0 -DCMAKE_CXX_FLAGS="$sanitizers"
   if [ "$everywhere" = ON ]; then
-    without=
     also "The core with clang" clang \
       build_and_test tests-clang++ -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=ON \
       -DCMAKE_CXX_COMPILER=clang++
     without=$compiling
     also "The core with g++ and the sanitizers" "" \
-      build_and_test tests-sanitized -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=ON \
+      build_and_test tests-sanitized $again -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=ON \
       -DCMAKE_CXX_FLAGS="$sanitizers"
   fi
   also "Inputs that libFuzzer makes up" "" sh "$root/tests/fuzz/run.sh" "${FUZZ_SECONDS:-60}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-# block.sh DOCUMENT NUMBER NAME COMPILE...: extracts the document's C++ block of that number, counted
-# from 1, compiles and runs it, and compares what it prints. It works in files NAME.* of the current
-# folder. The rules, for authors of the documents:
+# block.sh DOCUMENT NUMBER NAME LIBRARY COMPILE...: extracts the document's C++ block of that number,
+# counted from 1, compiles it, links it with LIBRARY if that is not empty, runs it, and compares what it
+# prints. It works in files NAME.* of the current folder. The rules, for authors of the documents:
 # - A block starts with ```cpp and has to compile. Other fences (```sh, ```cmake) are not looked at.
 # - What it prints is compared with the first ```text block between it and the next C++ block, if any.
 # - A block with `int main` is a program. Any other is a fragment: its lines that start with # go to
@@ -9,8 +9,8 @@
 #   its own of these names.
 # - A block that holds "C++20" is compiled as that, the others as C++17.
 set -eu
-document=$1 number=$2 name=$3
-shift 3
+document=$1 number=$2 name=$3 library=$4
+shift 4
 
 # Lines of the number-th C++ block, or of the text block after it.
 extract() {
@@ -56,7 +56,7 @@ fi
 standard=c++17
 if grep -q 'C++20' "$name.txt"; then standard=c++20; fi
 
-"$@" -std=$standard -pthread "$name.cpp" -o "$name" || { cat "$name.txt"; exit 1; }
+"$@" -std=$standard -pthread "$name.cpp" ${library:+"$library"} -o "$name" || { cat "$name.txt"; exit 1; }
 "./$name" >"$name.out"
 extract text >"$name.expected"
 if [ -s "$name.expected" ]; then
