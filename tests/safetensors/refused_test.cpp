@@ -128,12 +128,14 @@ TEST_CASE("names and metadata that are no UTF-8 are refused, and leave no file",
   const Folder folder("no_text");
   const std::string latin1 = "caf\xe9", utf8 = "caf\xc3\xa9";
   const auto write = [&](const std::string& name, const std::string& value) {
-    SafetensorsWriter().add(name, Eigen::Vector2f(1, 2)).add_metadata("x", value).write(folder / "f");
+    SafetensorsWriter()
+        .add(name, Eigen::Vector2f(1, 2))
+        .add_metadata("x", value)
+        .write(folder / "f");
   };
   for (const auto& [name, value] : {std::pair(latin1, utf8), std::pair(utf8, latin1)}) {
-    check_throws<std::invalid_argument>(
-        {"[safetensors] expected names and metadata in UTF-8"},
-        [&, n = name, v = value] { write(n, v); });
+    check_throws<std::invalid_argument>({"[safetensors] expected names and metadata in UTF-8"},
+                                        [&, n = name, v = value] { write(n, v); });
   }
   CHECK(folder.files() == 0);
   write(utf8, utf8);

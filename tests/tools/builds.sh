@@ -64,7 +64,7 @@ try_cell() {
   shift 2
   case " $* " in
     *" -fno-exceptions "*) programs="hand_computed_test no_exceptions fixed_size" without=/sync ;;
-    *) programs="hand_computed_test extremes_test fixed_size" without='^$' ;;
+    *) programs="hand_computed_test extremes_test extremes_eval_test non_finite_test fixed_size" without='^$' ;;
   esac
   cmake -S "$root" -B "$build" -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
     -DCMAKE_CXX_STANDARD="$standard" -DCMAKE_CXX_EXTENSIONS=OFF -DCMAKE_CXX_FLAGS="$*" \

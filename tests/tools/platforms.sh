@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Runs tests on other processors, on Windows, and with other standard libraries and compiler modes.
 # qemu emulates the processors, and wine replaces Windows. Each platform runs the hand-computed,
-# golden, extremes, accuracy, arguments and state tests; Windows runs the safetensors tests too.
+# golden, extremes, non_finite, accuracy, arguments and state tests; Windows the safetensors tests too.
 #   sh tests/check.sh platforms [PLATFORM...]   all, or those named; prints a table at the end
 #   sh tests/check.sh platforms --list          lists the platforms
 # Takes some 40 minutes on two cores. Works in build/platforms. Installs what is missing first.
@@ -28,7 +28,7 @@ avx512        | g++ | g++ | -O2 -march=skylake-avx512 -Wno-maybe-uninitialized |
 c++20         | g++ | g++ | -O2 -std=c++20 | |
 c++23-clang   | clang | clang++ | -O2 -std=c++2b | |
 '
-tests='hand_computed golden extremes accuracy arguments opt_in/state'
+tests='hand_computed golden extremes extremes_eval non_finite accuracy arguments opt_in/state'
 
 list() { echo "$platforms" | awk -F'|' 'NF > 1 { gsub(/ /, "", $1); print $1 }'; }
 # field NAME N: of the platform's row.

@@ -107,8 +107,8 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.fold = plan.pieces = 1;
   const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
   plan.past_caches = plan.values * x.elements->bytes * tensors > bytes_in_caches;
-  plan.in_columns = x.inner <= short_run &&
-                    v.all([](const View& u) { return u.channel_stride == u.inner; });
+  plan.in_columns =
+      x.inner <= short_run && v.all([](const View& u) { return u.channel_stride == u.inner; });
   if (plan.in_columns) {
     cut_columns(v, plan);
   } else {

@@ -33,10 +33,10 @@ MOST_MEMORY = 8 << 30  # of a mutant run wild
 
 # The tests in the order they are tried, after those that a section of the list names. Mutants of
 # headers that batchnorm.hpp does not include are tried on named ones alone.
-CORE = ["hand_computed", "errors", "arguments", "golden", "extremes", "gradient", "laws",
-        "channel_affine", "infer", "instantiate", "threads", "allocations", "accuracy", "large",
-        "thorough/exactness", "thorough/determinism", "thorough/random_calls",
-        "thorough/accuracy_search"]
+CORE = ["hand_computed", "errors", "arguments", "golden", "extremes", "extremes_eval",
+        "non_finite", "gradient", "laws", "channel_affine", "infer", "instantiate", "threads",
+        "allocations", "accuracy", "large", "thorough/exactness", "thorough/determinism",
+        "thorough/random_calls", "thorough/accuracy_search"]
 QUICK = ["hand_computed", "errors"]
 OF_THREADS = ["infer", "threads", "thorough/determinism", "opt_in/sync"]
 RANKS = 3  # processes of a program in mpi/, which has a main of its own
