@@ -89,6 +89,10 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
   constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
+  // Runs up to these lengths are columns, if enough rows share the copies of their coefficients: loops
+  // over many columns are faster.
+  constexpr Index longest_short_run = 224;   // values
+  constexpr Index short_run_for_a_row = 32;  // values for each row
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
   for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
     if (side_by_side || u->inner <= 1) continue;
@@ -96,9 +100,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
     u->outer_stride = std::exchange(u->inner_stride, 1);
   }
   const View& x = v.in[0];
-  // Short runs are columns: loops over many columns are faster, if enough rows share the copies of
-  // their coefficients.
-  const Index short_run = (std::min)(32 * x.outer, Index{224});  // values
+  const Index short_run = (std::min)(short_run_for_a_row * x.outer, longest_short_run);
   Plan plan{};
   plan.values = x.size();
   plan.channels = x.channels;

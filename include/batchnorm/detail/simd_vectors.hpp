@@ -238,7 +238,7 @@ inline constexpr short all_lanes = -1;
 BATCHNORM_AVX2 inline void halves_to_floats(const Eigen::half* from, Floats<8>& to) {
   to = __builtin_ia32_vcvtph2ps256(*reinterpret_cast<const VectorOf<short, 8>::in_memory*>(from));
 #if defined(__clang__) && defined(__AVX512FP16__)
-  asm("" : "+v"(to));  // hides the floats: clang would go to doubles at once, which takes longer
+  asm("" : "+v"(to));  // otherwise clang converts halves to doubles at once, which takes longer
 #endif
 }
 BATCHNORM_AVX2 inline void halves_to_floats(const Eigen::half* from, Floats<4>& to) {

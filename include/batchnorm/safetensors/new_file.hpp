@@ -50,9 +50,8 @@ class NewFile {
 #elif __has_include(<unistd.h>)
     done = done && fsync(fileno(file_)) == 0;  // GCOV_EXCL_BR_LINE: on a disk that fails
 #endif
-    const std::string reason = std::strerror(errno);
-    if (std::fclose(std::exchange(file_, nullptr)) != 0) done = false;  // GCOV_EXCL_BR_LINE: so
-    if (!done) give_up(reason);
+    const bool closed = std::fclose(std::exchange(file_, nullptr)) == 0;
+    if (!done || !closed) give_up(std::strerror(errno));  // GCOV_EXCL_BR_LINE: on a disk that fails
     std::error_code error;
     std::filesystem::rename(beside_, path_, error);
     if (error) give_up(error.message());
