@@ -2,6 +2,7 @@
 // Values that are not finite, and options that are not valid.
 
 #include <batchnorm/batchnorm.hpp>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -301,8 +302,8 @@ TEST_CASE("an eps that is not finite, or not 0 and below the smallest normal num
   const auto check = [](auto scalar, double smallest) {
     using Scalar = decltype(scalar);
     Options options;
-    for (const double eps : {-1e-5, smallest * (1 - 1e-7), special<double>(0), special<double>(1),
-                             special<double>(2)}) {
+    for (const double eps : {-1e-5, std::nextafter(smallest, 0.0), special<double>(0),
+                             special<double>(1), special<double>(2)}) {
       INFO("eps " << eps);
       options.eps = eps;
       check_throws<std::invalid_argument>({"BatchNorm1d", "eps"},
