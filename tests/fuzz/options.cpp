@@ -83,7 +83,8 @@ AnyOptions any_options(Choices& choices) {
   o.non_finite = std::array{NonFinite::skip_update, NonFinite::propagate,
                             NonFinite::reject}[static_cast<std::size_t>(choices.below(3))];
   const double smallest = std::is_same_v<Param, double> ? 0x1p-1022 : 0x1p-126;
-  any.are_valid = momentum.is_valid && o.eps >= smallest && o.eps <= 0x1.fffffffffffffp1023 &&
+  const bool is_valid_eps = o.eps == 0 || (o.eps >= smallest && o.eps <= 0x1.fffffffffffffp1023);
+  any.are_valid = momentum.is_valid && is_valid_eps &&
                   !(o.single_value == SingleValue::use_running && !o.track_running_stats);
   return any;
 }
@@ -261,8 +262,8 @@ class Layer {
     if (!is_finite(mean) || !is_finite(var) || !is_finite(gamma(c)) || !is_finite(beta(c))) return;
     for (Index i = 0; i < x.rows(); ++i) {
       if (!is_finite(real(x(i, c)))) continue;
-      const Real scaled =
-          gamma(c) * (real(x(i, c)) - mean) / std::sqrt(var + Real(bn_.options().eps));
+      const Real deviation = std::sqrt(var + Real(bn_.options().eps));
+      const Real scaled = deviation > 0 ? gamma(c) * (real(x(i, c)) - mean) / deviation : 0;
       const Real exact = scaled + beta(c);
       if (std::abs(exact) > 0.99L * largest<Scalar>) continue;
       const Real size = std::max({Real(1), std::abs(scaled), std::abs(beta(c))});
