@@ -61,8 +61,9 @@ using BiasOf = Eigen::Matrix<typename Argument<X>::Scalar, Eigen::Dynamic, 1>;
 template <class Scalar, int spatial>
 [[nodiscard]] ChannelAffine<double> unrounded_map(const BatchNorm<Scalar, spatial>& bn) {
   ChannelAffine<double> map = bn.folded().template cast<double>();
+  const auto map_of = bn.core().eval_maps();
   for (Index c = 0; c < map.scale.size(); ++c)
-    map.scale[c] = bn.core().eval_map(c).gamma * bn.core().eval_map(c).inv_std;
+    map.scale[c] = map_of(c).gamma * inv_std_of(map_of(c).var_eps, 0);
   return map;
 }
 template <class Param>

@@ -42,9 +42,9 @@ struct GradientSums {
   double* dbeta;
   double* dgamma;
 };
-/// One channel's y = gamma * (x - mean) * inv_std + beta.
+/// One channel's y = gamma * (x - mean) / sqrt(var_eps) + beta, where var_eps is var + eps.
 struct ChannelMap {
-  double mean, inv_std, gamma, beta;
+  double mean, var_eps, gamma, beta;
 };
 /// Memory for numbers per channel. It grows in the first calls, so that later ones allocate
 /// nothing.

@@ -129,11 +129,13 @@ struct Core {
     };
     add(grad_beta, of_beta), add(grad_gamma, of_gamma);
   }
-  /// Channel c in eval mode.
-  [[nodiscard]] functional::ChannelMap eval_map(Index c) const {
-    const double inv_std = inv_std_of(static_cast<double>(running.var[c]), options.eps);
-    return {static_cast<double>(running.mean[c]), inv_std, affine().gamma_of(c),
-            affine().beta_of(c)};
+  /// A function that returns the map of channel c in eval mode.
+  [[nodiscard]] auto eval_maps() const {
+    const Param *const mean = running.mean.data(), *const var = running.var.data();
+    return [mean, var, eps = options.eps, affine = affine()](Index c) -> functional::ChannelMap {
+      return {static_cast<double>(mean[c]), static_cast<double>(var[c]) + eps, affine.gamma_of(c),
+              affine.beta_of(c)};
+    };
   }
   [[nodiscard]] functional::Affine<Param> affine() const {
     return {options.scale ? gamma.data() : nullptr, options.shift ? beta.data() : nullptr};
@@ -220,15 +222,15 @@ template <class Param>
 void Core<Param>::infer(const Where& where, const View& x, const View& y) const {
   check_tracked(where);
   if (!is_same_place(x, y)) check_apart(where, "y", y, "x or x itself", x);
-  functional::apply_maps<Param>(x, y, [this](Index c) { return eval_map(c); });
+  functional::apply_maps<Param>(x, y, eval_maps());
 }
 template <class Param>
 ChannelAffine<Param> Core<Param>::folded(const Where& where) const {
   check_tracked(where);
   ChannelAffine<Param> eval{running.var, running.mean, running.mean};
   for (Index c = 0; c < num_features; ++c) {
-    const functional::ChannelMap map = eval_map(c);
-    eval.scale[c] = narrow<Param>(map.gamma * map.inv_std);
+    const functional::ChannelMap map = eval_maps()(c);
+    eval.scale[c] = narrow<Param>(map.gamma * inv_std_of(map.var_eps, 0));
     eval.shift[c] = static_cast<Param>(map.beta);
   }
   return eval;

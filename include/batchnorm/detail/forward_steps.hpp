@@ -116,10 +116,11 @@ void apply_some_maps(const View& x, const View& y, const MapOf& map_of) {
   for (Index c = 0; c < x.channels; ++c) {
     const ChannelMap m = map_of(c);
     mu[c] = m.mean;
-    inv_std[c] = m.inv_std;
+    inv_std[c] = m.var_eps;
     scale[c] = static_cast<A>(m.gamma);
     shift[c] = static_cast<A>(m.beta);
   }
+  detail::inverse_roots(inv_std, x.channels, 0, inv_std);
   prepare_map(0, x.channels, mu, inv_std, k);
   detail::Operands v{{x, {}}, y};
   const detail::Plan plan = detail::plan_for(v, false);
@@ -127,7 +128,7 @@ void apply_some_maps(const View& x, const View& y, const MapOf& map_of) {
   for (Index c = 0; c < x.channels; ++c) {
     if (!is_beyond[c]) continue;
     const ChannelMap m = map_of(c);
-    const exact::Statistics<A> given{wide<A>(m.mean), 0, wide<A>(m.inv_std)};
+    const exact::Statistics<A> given{wide<A>(m.mean), 0, wide<A>(inv_std[c])};
     exact::normalize<A>(x, y, c, given, wide<A>(m.gamma), wide<A>(m.beta));
   }
 }

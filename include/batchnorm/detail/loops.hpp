@@ -175,11 +175,12 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       add_to_columns<N, Isa>(second, t0.second, t1.second, t2.second, t3.second);
     }
   }
+  /// Values from memory are taken by lines, to prefetch them; others, and the rest, by vectors.
   template <int rows>
   BATCHNORM_INLINE static void sum_rows(const Block& b, Index r) {
     Index j = 0;
-    for (; j + line_values <= b.width; j += line_values) {
-      for (Index u = 0; u < rows && b.ahead != 0; ++u) prefetch(b, r + u, j);
+    for (; b.ahead != 0 && j + line_values <= b.width; j += line_values) {
+      for (Index u = 0; u < rows; ++u) prefetch(b, r + u, j);
       BATCHNORM_UNROLL_4
       for (Index u = 0; u < line_values; u += W) sum_columns<rows>(b, r, j + u);
     }
@@ -208,6 +209,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       out[j] = static_cast<T>(result);
     }
   }
+  /// The same; writes past the caches are whole lines too.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;
@@ -217,7 +219,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     const Index to_line = static_cast<Index>((line_bytes - after_line) % line_bytes / sizeof(T));
     Index j = b.past_caches ? (std::min)(to_line, b.width) : 0;
     map_some<in_columns>(b, r, 0, j, k, out);
-    for (; j + line_values <= b.width; j += line_values) {
+    const bool by_lines = b.past_caches || b.ahead != 0;
+    for (; by_lines && j + line_values <= b.width; j += line_values) {
       if (b.ahead != 0) prefetch(b, r, j);
       BATCHNORM_UNROLL_4
       for (Index u = 0; u < line_values; u += W) {

@@ -108,15 +108,15 @@ struct Columns {
   template <class N>
   void copy(const void* numbers, void* copies, Index around) const {
     const N* const of_channels = static_cast<const N*>(numbers) + c0;
-    N* to = static_cast<N*>(copies);
-    for (Index f = 0; f < fold && inner == 1; ++f) to = std::copy_n(of_channels, channels, to);
+    N *const first = static_cast<N*>(copies), *const end = first + width + around, *to = first;
+    if (inner == 1) to = std::copy_n(of_channels, channels, to);
     using Line = Eigen::Array<N, line_bytes / sizeof(N), 1>;
     for (Index c = 0; c < channels && inner > 1; ++c, to += inner) {
       for (Index j = 0; j < inner; j += Line::SizeAtCompileTime) {
         Eigen::Map<Line>(to + j).setConstant(of_channels[c]);
       }
     }
-    std::copy_n(static_cast<N*>(copies), around, to);
+    while (to < end) to = std::copy_n(first, (std::min)(to - first, end - to), to);
   }
   /// The step with coefficients for columns: copies where they are needed.
   [[nodiscard]] Step by_column(const Step& step, char* copies, Index around) const {
