@@ -74,14 +74,18 @@ inline void cut_columns(const Operands& v, Plan& plan) {
 /// `twice`: values are summed, then mapped, and should still be in the cache when they are mapped.
 inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index in_cache = 768 * 1024;      // values of a group
+  constexpr Index worth_a_group = 8 * 1024;   // values: each group takes time of its own
   constexpr Index longest_piece = 16 * 1024;  // values of a run
   plan.pieces = divided_up(plan.inner, longest_piece);
   plan.piece = divided_up(plan.inner, plan.pieces);
   plan.blocks = plan.outer * plan.pieces;
-  const Index most =
-      twice ? in_cache / (plan.outer * plan.inner) : plan.channels * plan.blocks / tasks;
-  plan.group_channels =
-      std::clamp<Index>(most, 1, twice ? divided_up(plan.channels, 16) : plan.channels);
+  const Index n = plan.outer * plan.inner;
+  Index of_group = plan.channels * plan.blocks / tasks;
+  if (twice) {
+    const Index enough = (std::max)(divided_up(plan.channels, 16), worth_a_group / n);
+    of_group = (std::min)(enough, in_cache / n);
+  }
+  plan.group_channels = std::clamp<Index>(of_group, 1, plan.channels);
 }
 
 /// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
