@@ -184,6 +184,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       BATCHNORM_UNROLL_4
       for (Index u = 0; u < line_values; u += W) sum_columns<rows>(b, r, j + u);
     }
+    BATCHNORM_UNROLL_4
     for (; j + W <= b.width; j += W) sum_columns<rows>(b, r, j);
     for (; j < b.width; ++j) {
       for (Index u = 0; u < rows; ++u) sum_value(b, r + u, j, j, j);
