@@ -65,7 +65,7 @@ examples="zlib1g-dev libcxxopts-dev"
 mpi=libopenmpi-dev
 files="nlohmann-json3-dev python3-torch libonnx-testdata" # of other frameworks, and for theirs
 folder=tests${CXX:+-${CXX##*/}}
-compiling='^(header_alone|cxx20|misuse|surroundings)' # tests that compile by themselves
+compiling='^(header|cxx20|misuse|surroundings)' # tests that compile by themselves
 again=-DBATCHNORM_TESTS_AGAIN=ON
 sanitizers="-fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all"
 native=
