@@ -63,7 +63,7 @@ template <class Scalar, int spatial>
   ChannelAffine<double> map = bn.folded().template cast<double>();
   const auto map_of = bn.core().eval_maps();
   for (Index c = 0; c < map.scale.size(); ++c)
-    map.scale[c] = map_of(c).gamma * inv_std_of(map_of(c).var_eps, 0);
+    map.scale[c] = map_of(c).gamma * map_of(c).inv_std();
   return map;
 }
 template <class Param>

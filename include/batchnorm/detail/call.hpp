@@ -45,6 +45,7 @@ struct GradientSums {
 /// One channel's y = gamma * (x - mean) / sqrt(var_eps) + beta, where var_eps is var + eps.
 struct ChannelMap {
   double mean, var_eps, gamma, beta;
+  [[nodiscard]] double inv_std() const { return detail::inv_std_of(var_eps, 0); }
 };
 /// Memory for numbers per channel. It grows in the first calls, so that later ones allocate
 /// nothing.

@@ -129,7 +129,7 @@ struct Core {
     };
     add(grad_beta, of_beta), add(grad_gamma, of_gamma);
   }
-  /// A function that returns the map of channel c in eval mode.
+  /// A function that returns the map of channel c in eval mode. It points to the layer's vectors.
   [[nodiscard]] auto eval_maps() const {
     const Param *const mean = running.mean.data(), *const var = running.var.data();
     return [mean, var, eps = options.eps, affine = affine()](Index c) -> functional::ChannelMap {
@@ -228,9 +228,10 @@ template <class Param>
 ChannelAffine<Param> Core<Param>::folded(const Where& where) const {
   check_tracked(where);
   ChannelAffine<Param> eval{running.var, running.mean, running.mean};
+  const auto map_of = eval_maps();
   for (Index c = 0; c < num_features; ++c) {
-    const functional::ChannelMap map = eval_maps()(c);
-    eval.scale[c] = narrow<Param>(map.gamma * inv_std_of(map.var_eps, 0));
+    const functional::ChannelMap map = map_of(c);
+    eval.scale[c] = narrow<Param>(map.gamma * map.inv_std());
     eval.shift[c] = static_cast<Param>(map.beta);
   }
   return eval;

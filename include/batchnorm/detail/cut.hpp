@@ -73,8 +73,8 @@ inline void cut_columns(const Operands& v, Plan& plan) {
 
 /// `twice`: values are summed, then mapped, and should still be in the cache when they are mapped.
 inline void cut_runs(Plan& plan, bool twice, Index tasks) {
-  constexpr Index in_cache = 768 * 1024;      // values of a group
-  constexpr Index worth_a_group = 8 * 1024;   // values: each group takes time of its own
+  constexpr Index in_cache = 768 * 1024;      // values of a group, at most
+  constexpr Index worth_a_group = 8 * 1024;   // values of a group, at least, for its fixed cost
   constexpr Index longest_piece = 16 * 1024;  // values of a run
   plan.pieces = divided_up(plan.inner, longest_piece);
   plan.piece = divided_up(plan.inner, plan.pieces);
@@ -82,8 +82,8 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   const Index n = plan.outer * plan.inner;
   Index of_group = plan.channels * plan.blocks / tasks;
   if (twice) {
-    const Index enough = (std::max)(divided_up(plan.channels, 16), worth_a_group / n);
-    of_group = (std::min)(enough, in_cache / n);
+    const Index of_16_groups = divided_up(plan.channels, 16);  // so that threads have tasks
+    of_group = (std::min)((std::max)(of_16_groups, worth_a_group / n), in_cache / n);
   }
   plan.group_channels = std::clamp<Index>(of_group, 1, plan.channels);
 }
@@ -93,8 +93,8 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
   constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
-  // Runs up to these lengths are columns, if enough rows share the copies of their coefficients: loops
-  // over many columns are faster.
+  // Runs up to these lengths are columns, if enough rows share the copies of their coefficients:
+  // loops over many columns are faster.
   constexpr Index longest_short_run = 224;   // values
   constexpr Index short_run_for_a_row = 32;  // values for each row
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });

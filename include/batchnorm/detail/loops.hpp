@@ -175,7 +175,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       add_to_columns<N, Isa>(second, t0.second, t1.second, t2.second, t3.second);
     }
   }
-  /// Values from memory are taken by lines, to prefetch them; others, and the rest, by vectors.
+  /// If b.ahead is not 0, values come from memory and are taken line by line, to prefetch them.
+  /// Otherwise, and at the end of a row, they are taken vector by vector.
   template <int rows>
   BATCHNORM_INLINE static void sum_rows(const Block& b, Index r) {
     Index j = 0;
@@ -210,7 +211,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       out[j] = static_cast<T>(result);
     }
   }
-  /// The same; writes past the caches are whole lines too.
+  /// Lines are taken as in sum_rows, and also to write whole lines past the caches.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;

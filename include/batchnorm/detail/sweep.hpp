@@ -116,6 +116,7 @@ struct Columns {
         Eigen::Map<Line>(to + j).setConstant(of_channels[c]);
       }
     }
+    // Each copy doubles the columns that are there.
     while (to < end) to = std::copy_n(first, (std::min)(to - first, end - to), to);
   }
   /// The step with coefficients for columns: copies where they are needed.
