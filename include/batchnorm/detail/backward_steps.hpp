@@ -11,10 +11,11 @@ inline constexpr double enlarged = 0x1p40;
 
 template <class A>
 [[nodiscard]] Step sum_gradients(const Call<A>& call, const Normalizer& by) {
-  for (Index c = 0; c < call.plan.channels; ++c) {
-    call.k.mean[c] = static_cast<A>(by.mean[c]);
-    call.inv_std[c] = static_cast<A>(by.inv_std[c] * enlarged);
-  }
+  const auto prepare = [](A& mean, A& enlarged_inv_std, double mu, double inv_std) {
+    mean = static_cast<A>(mu);
+    enlarged_inv_std = static_cast<A>(inv_std * enlarged);
+  };
+  for_channels(0, call.plan.channels, prepare, call.k.mean, call.inv_std, by.mean, by.inv_std);
   const View &x = call.v.in[0], &dy = call.v.in[1];
   return {x.elements->gradients, sizeof(A), {call.k.mean, call.inv_std}, {{x, dy}, {}}};
 }
@@ -23,25 +24,26 @@ template <class A>
 template <class A, class Dz = detail::exact::Dy>
 void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
                       const GradientSums& out, const Dz& dz = {}) {
-  const A *const mean = call.k.mean, *const inv_std = call.inv_std;
-  const double *const sum_dy = call.sums.of(0).of[0], *const sum_dy_x_hat = call.sums.of(0).of[1];
-  double *const dbeta = out.dbeta, *const dgamma = out.dgamma;
-  for (Index c = c0; c < c1; ++c) {
-    const double too_much = detail::rounding_error<A>(by.mean[c]) * by.inv_std[c];
-    dbeta[c] = sum_dy[c];
-    dgamma[c] = sum_dy_x_hat[c] * (1 / enlarged) - sum_dy[c] * too_much;
-  }
-  const auto is_good = [=](Index c) {
-    return detail::fits_as_offset(mean[c]) & detail::fits_as_factor(inv_std[c]) &
-           detail::is_finite(dbeta[c]) & detail::is_finite(dgamma[c]);
+  const detail::Sums sums = call.sums.of(0);
+  const auto finish = [](double& dbeta, double& dgamma, double sum_dy, double sum_dy_x_hat,
+                         double mu, double inv_std) {
+    const double too_much = detail::rounding_error<A>(mu) * inv_std;
+    dbeta = sum_dy;
+    dgamma = sum_dy_x_hat * (1 / enlarged) - sum_dy * too_much;
   };
-  for_channels_but(c0, c1, is_good, [&](Index c) {
+  for_channels(c0, c1, finish, out.dbeta, out.dgamma, sums.of[0], sums.of[1], by.mean, by.inv_std);
+  const auto is_good = [](A mean, A enlarged_inv_std, double dbeta, double dgamma) {
+    return detail::fits_as_offset(mean) & detail::fits_as_factor(enlarged_inv_std) &
+           detail::is_finite(dbeta) & detail::is_finite(dgamma);
+  };
+  const auto sum_exactly = [&](Index c) {
     if (!by.is_finite(c)) return;
     const View &x = call.v.in[0], &dy = call.v.in[1];
-    const auto sums = detail::exact::sum_gradients<A>(x, dy, c, exactly(call, c, by), dz);
-    dbeta[c] = detail::narrow<double>(sums.dbeta);
-    dgamma[c] = detail::narrow<double>(sums.dgamma);
-  });
+    const auto exact_sums = detail::exact::sum_gradients<A>(x, dy, c, exactly(call, c, by), dz);
+    out.dbeta[c] = detail::narrow<double>(exact_sums.dbeta);
+    out.dgamma[c] = detail::narrow<double>(exact_sums.dgamma);
+  };
+  for_channels_but(c0, c1, is_good, sum_exactly, call.k.mean, call.inv_std, out.dbeta, out.dgamma);
 }
 
 /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n) as
@@ -51,37 +53,38 @@ template <class A>
 void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
                             const Affine<A>& affine, const GradientSums& sums, double n) {
   const MapCoefficients<A>& k = call.k;
-  A *const mean = k.mean, *const scale = k.scale, *const shift = k.shift;
-  A *const mean_dy = call.mean_dy, *const slope = call.slope;
-  const double *const dbeta = sums.dbeta, *const dgamma = sums.dgamma;
-  const double *const mu = by.mean, *const inv_std = by.inv_std, one_nth = 1 / n;
-  copy_or_fill<A>(affine.gamma, 1, c0, c1, scale);
+  copy_or_fill<A>(affine.gamma, 1, c0, c1, k.scale);
   if (!by.of_batch) {
-    std::fill(call.v0 + c0, call.v0 + c1, 0.0), std::fill(shift + c0, shift + c1, A(0));
-    return prepare_map(c0, c1, call.v0, inv_std, k);
+    std::fill(call.v0 + c0, call.v0 + c1, 0.0), std::fill(k.shift + c0, k.shift + c1, A(0));
+    return prepare_map(c0, c1, {call.v0, by.inv_std, false}, k);
   }
-  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
-  for (Index c = c0; c < c1; ++c) {
-    const double gamma = static_cast<double>(scale[c]);
-    const double m_dy = dbeta[c] * one_nth, m_dy_x_hat = dgamma[c] * one_nth;
-    const double factor = gamma * inv_std[c], factor_x = -factor * (inv_std[c] * m_dy_x_hat);
+  const auto prepare = [one_nth = 1 / n](A& mean, A& scale, A& shift, A& mean_dy, A& slope,
+                                         double mu, double inv_std, double dbeta, double dgamma) {
+    const double gamma = static_cast<double>(scale);
+    const double m_dy = dbeta * one_nth, m_dy_x_hat = dgamma * one_nth;
+    const double factor = gamma * inv_std, factor_x = -factor * (inv_std * m_dy_x_hat);
     const double correction =
-        -detail::rounding_error<A>(m_dy) * factor - detail::rounding_error<A>(mu[c]) * factor_x;
-    mean[c] = static_cast<A>(mu[c]);
-    scale[c] = detail::as_factor<A>(factor, gamma, inv_std[c]);
-    slope[c] = detail::as_factor<A>(factor_x, gamma, inv_std[c], m_dy_x_hat);
-    mean_dy[c] = static_cast<A>(m_dy);
-    shift[c] = static_cast<A>(correction);
-  }
-  const auto fits = [=](Index c) {
-    return detail::fits_as_offset(mean[c]) & detail::fits_as_factor(scale[c]) &
-           detail::fits_as_offset(shift[c]) & detail::fits_as_offset(mean_dy[c]) &
-           detail::fits_as_factor(slope[c]) & detail::fits_as_inv_std(static_cast<A>(inv_std[c]));
+        -detail::rounding_error<A>(m_dy) * factor - detail::rounding_error<A>(mu) * factor_x;
+    mean = static_cast<A>(mu);
+    scale = detail::as_factor<A>(factor, gamma, inv_std);
+    slope = detail::as_factor<A>(factor_x, gamma, inv_std, m_dy_x_hat);
+    mean_dy = static_cast<A>(m_dy);
+    shift = static_cast<A>(correction);
   };
-  for_channels_but(c0, c1, fits, [&](Index c) {
-    mean_dy[c] = slope[c] = 0;
+  for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, call.mean_dy, call.slope, by.mean,
+               by.inv_std, sums.dbeta, sums.dgamma);
+  const auto fits = [](A mean, A scale, A shift, A mean_dy, A slope, double inv_std) {
+    return detail::fits_as_offset(mean) & detail::fits_as_factor(scale) &
+           detail::fits_as_offset(shift) & detail::fits_as_offset(mean_dy) &
+           detail::fits_as_factor(slope) & detail::fits_as_inv_std(static_cast<A>(inv_std));
+  };
+  const auto set_aside = [&](Index c) {
+    call.mean_dy[c] = call.slope[c] = 0;
     k.set_aside(c, by.is_finite(c));
-  });
+  };
+  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
+  for_channels_but(c0, c1, fits, set_aside, k.mean, k.scale, k.shift, call.mean_dy, call.slope,
+                   by.inv_std);
 }
 template <class A>
 [[nodiscard]] Step map_input_gradient(const Call<A>& call, const Normalizer& by) {

@@ -112,14 +112,20 @@ struct Call {
   }
 };
 
-/// Calls f(c) for the channels for which `holds`, an integer, is 0. They are rare: a loop without
-/// branches finds out whether there are any.
-template <class Holds, class F>
-void for_channels_but(Index c0, Index c1, const Holds& holds, const F& f) {
-  auto all = holds(c0);
-  for (Index c = c0; c < c1; ++c) all &= holds(c);
-  for (Index c = c0; c < c1 && !all; ++c) {
-    if (!holds(c)) f(c);
+/// Calls f(numbers of channel c) for channels [c0, c1). Arrays that overlap no other let compilers
+/// vectorize the loop.
+template <class F, class... N>
+void for_channels(Index c0, Index c1, const F& f, N* __restrict... arrays) {
+  for (Index c = c0; c < c1; ++c) f(arrays[c]...);
+}
+/// Calls f(c) for the channels for which holds(numbers of channel c), an integer, is 0. They are
+/// rare: a loop without branches finds out whether there are any.
+template <class Holds, class F, class... N>
+void for_channels_but(Index c0, Index c1, const Holds& holds, const F& f, const N*... arrays) {
+  decltype(holds(*arrays...)) exceptions = 0;
+  for (Index c = c0; c < c1; ++c) exceptions += holds(arrays[c]...) == 0;
+  for (Index c = c0; c < c1 && exceptions != 0; ++c) {
+    if (!holds(arrays[c]...)) f(c);
   }
 }
 

@@ -92,7 +92,7 @@ template <class A, class Dz>
     Terms<Wide<A>> terms;
     Gradients::of(x_oci, dz, s.mean, s.inv_std, terms);
     sums.dbeta += terms.first;
-    sums.dgamma += terms.second;
+    sums.dgamma += terms.first * terms.factor;
     sums.finite = sums.finite && is_finite(dy.value(o, c, i));
   });
   return sums;

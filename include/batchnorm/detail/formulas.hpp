@@ -13,10 +13,10 @@
 #endif
 namespace batchnorm::detail {
 
-/// What one value adds to two sums.
+/// What one value adds to two sums: first, and first * factor.
 template <class V>
 struct Terms {
-  V first, second;
+  V first, factor;
 };
 
 /// d and d^2 with d = x - v0, where v0 is one of the channel's values. In double for every type of
@@ -31,7 +31,7 @@ struct Moments {
   static BATCHNORM_INLINE void of(const V& x, const V& v0, Terms<V>& sums) {
     const V d = x - v0;
     sums.first = d;
-    sums.second = d * d;
+    sums.factor = d;
   }
 };
 
@@ -47,7 +47,7 @@ struct Gradients {
                                   Terms<V>& sums) {
     const V x_hat = (x - mean) * inv_std;
     sums.first = dy;
-    sums.second = dy * x_hat;
+    sums.factor = x_hat;
   }
 };
 

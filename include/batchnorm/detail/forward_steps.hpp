@@ -18,26 +18,27 @@ template <class A>
 /// mu = v0 + sum d / n,  var = (sum d^2 - (sum d)^2 / n) / n,  inv_std = 1 / sqrt(var + eps)
 template <class A>
 void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const Statistics& out) {
-  const double *const v0 = call.v0, *const d = call.sums.of(0).of[0];
-  const double *const dd = call.sums.of(0).of[1], n = call.n, one_nth = 1 / n;
-  double *const mean = out.mean, *const var = out.var;
-  for (Index c = c0; c < c1; ++c) {
-    mean[c] = v0[c] + d[c] * one_nth;
-    var[c] = (dd[c] - d[c] * d[c] * one_nth) * one_nth;
-  }
-  detail::inverse_roots(var + c0, c1 - c0, eps, out.inv_std + c0);
-  // Not so if v0 lies far out, or if squares overflowed or lost bits.
-  const auto is_good = [=](Index c) {
-    const std::int64_t has_bits = dd[c] >= 0x1p-960, is_constant = dd[c] == 0;
-    return detail::is_finite(d[c]) & detail::is_finite(dd[c]) &
-           std::int64_t(var[c] * n >= 0.01 * dd[c]) & (has_bits | is_constant);
+  const detail::Sums sums = call.sums.of(0);
+  const double n = call.n, one_nth = 1 / n;
+  const auto finish = [=](double& mu, double& var, double v0, double d, double dd) {
+    mu = v0 + d * one_nth;
+    var = (dd - d * d * one_nth) * one_nth;
   };
-  for_channels_but(c0, c1, is_good, [&](Index c) {
+  for_channels(c0, c1, finish, out.mean, out.var, call.v0, sums.of[0], sums.of[1]);
+  detail::inverse_roots(out.var + c0, c1 - c0, eps, out.inv_std + c0);
+  // Not so if v0 lies far out, or if squares overflowed or lost bits.
+  const auto is_good = [=](double var, double d, double dd) {
+    const std::int64_t has_bits = dd >= 0x1p-960, is_constant = dd == 0;
+    return detail::is_finite(d) & detail::is_finite(dd) & std::int64_t(var * n >= 0.01 * dd) &
+           (has_bits | is_constant);
+  };
+  const auto measure_exactly = [&](Index c) {
     const auto exactly = detail::exact::measure<A>(call.v.in[0], c, eps);
-    mean[c] = detail::narrow<double>(exactly.mean);
-    var[c] = detail::narrow<double>(exactly.var);
+    out.mean[c] = detail::narrow<double>(exactly.mean);
+    out.var[c] = detail::narrow<double>(exactly.var);
     out.inv_std[c] = detail::narrow<double>(exactly.inv_std);
-  });
+  };
+  for_channels_but(c0, c1, is_good, measure_exactly, out.var, sums.of[0], sums.of[1]);
 }
 
 /// Channels [c0, c1) of a parameter; if it is null, what stands for it.
@@ -47,32 +48,30 @@ void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
 }
 /// From the statistics, and gamma in k.scale and beta in k.shift.
 template <class A>
-void prepare_map(Index c0, Index c1, const double* mu, const double* inv_std,
-                 const MapCoefficients<A>& k) {
-  A *const mean = k.mean, *const scale = k.scale, *const shift = k.shift;
-  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
-  for (Index c = c0; c < c1; ++c) {
-    const double gamma = static_cast<double>(scale[c]), factor = gamma * inv_std[c];
-    const double correction = detail::rounding_error<A>(mu[c]) * factor;
-    mean[c] = static_cast<A>(mu[c]);
-    scale[c] = detail::as_factor<A>(factor, gamma, inv_std[c]);
-    shift[c] = static_cast<A>(static_cast<double>(shift[c]) - correction);
-  }
-  const auto fits = [=](Index c) {
-    return detail::fits_as_offset(mean[c]) & detail::fits_as_factor(scale[c]) &
-           detail::fits_as_offset(shift[c]) & detail::fits_as_offset_times(mean[c], scale[c]) &
-           detail::fits_as_inv_std(static_cast<A>(inv_std[c]));
+void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients<A>& k) {
+  const auto prepare = [](A& mean, A& scale, A& shift, double mu, double inv_std) {
+    const double gamma = static_cast<double>(scale), factor = gamma * inv_std;
+    const double correction = detail::rounding_error<A>(mu) * factor;
+    mean = static_cast<A>(mu);
+    scale = detail::as_factor<A>(factor, gamma, inv_std);
+    shift = static_cast<A>(static_cast<double>(shift) - correction);
   };
-  for_channels_but(c0, c1, fits, [&](Index c) {
-    k.set_aside(c, detail::is_finite(mu[c]) && detail::is_finite(inv_std[c]));
-  });
+  for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, by.mean, by.inv_std);
+  const auto fits = [](A mean, A scale, A shift, double inv_std) {
+    return detail::fits_as_offset(mean) & detail::fits_as_factor(scale) &
+           detail::fits_as_offset(shift) & detail::fits_as_offset_times(mean, scale) &
+           detail::fits_as_inv_std(static_cast<A>(inv_std));
+  };
+  const auto set_aside = [&](Index c) { k.set_aside(c, by.is_finite(c)); };
+  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
+  for_channels_but(c0, c1, fits, set_aside, k.mean, k.scale, k.shift, by.inv_std);
 }
 template <class A>
 void prepare_normalize(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
                        const Affine<A>& affine) {
   copy_or_fill<A>(affine.gamma, 1, c0, c1, call.k.scale);
   copy_or_fill<A>(affine.beta, 0, c0, c1, call.k.shift);
-  prepare_map(c0, c1, by.mean, by.inv_std, call.k);
+  prepare_map(c0, c1, by, call.k);
 }
 
 /// Calls f(c, statistics) for the channels that were set aside. A batch's inv_std that is too small
@@ -104,6 +103,18 @@ void normalize_beyond(const Call<A>& call, const Normalizer& by, const Affine<A>
 
 inline constexpr Index most_on_stack = 512;  // channels
 
+/// Arrays that overlap no other let compilers vectorize the loop.
+template <class A, class MapOf>
+void take_maps(Index channels, const MapOf& map_of, double* __restrict mu,
+               double* __restrict var_eps, A* __restrict scale, A* __restrict shift) {
+  for (Index c = 0; c < channels; ++c) {
+    const ChannelMap m = map_of(c);
+    mu[c] = m.mean;
+    var_eps[c] = m.var_eps;
+    scale[c] = static_cast<A>(m.gamma);
+    shift[c] = static_cast<A>(m.beta);
+  }
+}
 /// y by map_of(c) for so few channels that their numbers lie on the stack.
 template <class A, class MapOf>
 void apply_some_maps(const View& x, const View& y, const MapOf& map_of) {
@@ -113,15 +124,9 @@ void apply_some_maps(const View& x, const View& y, const MapOf& map_of) {
   double mu[most_on_stack], inv_std[most_on_stack];
   char is_beyond[most_on_stack];
   const MapCoefficients<A> k{mean, scale, shift, is_beyond};
-  for (Index c = 0; c < x.channels; ++c) {
-    const ChannelMap m = map_of(c);
-    mu[c] = m.mean;
-    inv_std[c] = m.var_eps;
-    scale[c] = static_cast<A>(m.gamma);
-    shift[c] = static_cast<A>(m.beta);
-  }
+  take_maps(x.channels, map_of, mu, inv_std, scale, shift);
   detail::inverse_roots(inv_std, x.channels, 0, inv_std);
-  prepare_map(0, x.channels, mu, inv_std, k);
+  prepare_map(0, x.channels, {mu, inv_std, false}, k);
   detail::Operands v{{x, {}}, y};
   const detail::Plan plan = detail::plan_for(v, false);
   detail::map_all(plan, detail::Workers(), k.step(v.in[0], v.out));

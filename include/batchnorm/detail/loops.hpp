@@ -39,54 +39,68 @@ struct Loops {
   void (*columns)(const Block&);
 };
 
-/// Sums, in double, of vectors of N. Four vectors of floats are added as floats, which rounds each
-/// of them twice more, before they are widened. Doubles have four independent sums, which hides the
-/// latency of an addition.
+/// Both sums of a formula, in double, of vectors of N. Four vectors of floats are added as floats,
+/// which rounds each of them twice more, before they are widened. Doubles have four independent
+/// sums, which hides the latency of an addition. A product and its sum are one expression, so that
+/// compilers may round them once.
 template <class N, class Isa>
-struct Sum {
+struct BothSums {
   using V = Vector<N, Isa>;
+  using T = Terms<V>;
   using Wide = Vector<double, Isa>;
   static constexpr bool is_double = std::is_same_v<N, double>;
-  Wide part[is_double ? 4 : 2] = {};
+  static constexpr int parts = is_double ? 4 : 2;
+  static constexpr Index half = lanes<double, Isa>;  // columns: the floats of parts 0 and 1
+  Wide first[parts] = {}, second[parts] = {};
 
-  BATCHNORM_INLINE void add(const V& v) {
+  BATCHNORM_INLINE void add(const T& a) {
     if constexpr (is_double) {
-      part[0] += v;
+      first[0] += a.first;
+      second[0] += a.first * a.factor;
     } else {
-      Wide low, high;
-      widen<Isa>(v, low, high);
-      part[0] += low, part[1] += high;
+      add_floats(a.first, first);
+      add_floats(a.first * a.factor, second);
     }
   }
-  BATCHNORM_INLINE void add(const V& a, const V& b, const V& c, const V& d) {
+  BATCHNORM_INLINE void add(const T& a, const T& b, const T& c, const T& d) {
     if constexpr (is_double) {
-      part[0] += a, part[1] += b, part[2] += c, part[3] += d;
+      first[0] += a.first, first[1] += b.first, first[2] += c.first, first[3] += d.first;
+      second[0] += a.first * a.factor, second[1] += b.first * b.factor;
+      second[2] += c.first * c.factor, second[3] += d.first * d.factor;
     } else {
-      add((a + b) + (c + d));
+      add_floats((a.first + b.first) + (c.first + d.first), first);
+      add_floats((a.first * a.factor + b.first * b.factor) +
+                     (c.first * c.factor + d.first * d.factor),
+                 second);
     }
   }
-  /// Adds all to the partial sums of a run.
-  BATCHNORM_INLINE void add_to_run(double* sums) const {
+  BATCHNORM_INLINE static void add_floats(const V& v, Wide* to) {
+    Wide low, high;
+    widen<Isa>(v, low, high);
+    to[0] += low, to[1] += high;
+  }
+  /// Adds all to the partial sums of run r.
+  BATCHNORM_INLINE void add_to_run(const Block& b, Index r) const {
+    add_to_run(first, b.sums[0] + r * run_sums), add_to_run(second, b.sums[1] + r * run_sums);
+  }
+  BATCHNORM_INLINE static void add_to_run(const Wide* part, double* sums) {
     Wide all = part[0] + part[1], before;
     if constexpr (is_double) all += part[2] + part[3];
     load<Isa>(sums, before);
     store<Isa>(before + all, sums);
   }
-};
-/// Adds vectors of terms to the sums of as many columns.
-template <class N, class Isa, class... V>
-BATCHNORM_INLINE void add_to_columns(double* sums, const V&... terms) {
-  Sum<N, Isa> all;
-  load<Isa>(sums, all.part[0]);
-  if constexpr (Sum<N, Isa>::is_double) {
-    store<Isa>((all.part[0] + ... + terms), sums);
-  } else {
-    load<Isa>(sums + lanes<double, Isa>, all.part[1]);
-    all.add(terms...);
-    store<Isa>(all.part[0], sums);
-    store<Isa>(all.part[1], sums + lanes<double, Isa>);
+  /// The sums of a vector of columns from j on.
+  BATCHNORM_INLINE void load_columns(const Block& b, Index j) {
+    load<Isa>(b.sums[0] + j, first[0]), load<Isa>(b.sums[1] + j, second[0]);
+    if constexpr (is_double) return;
+    load<Isa>(b.sums[0] + j + half, first[1]), load<Isa>(b.sums[1] + j + half, second[1]);
   }
-}
+  BATCHNORM_INLINE void store_columns(const Block& b, Index j) const {
+    store<Isa>(first[0], b.sums[0] + j), store<Isa>(second[0], b.sums[1] + j);
+    if constexpr (is_double) return;
+    store<Isa>(first[1], b.sums[0] + j + half), store<Isa>(second[1], b.sums[1] + j + half);
+  }
+};
 
 /// A formula over the rows of a block: vectors of values, and what is left at the end one by one.
 template <class Formula, class Isa, class T, class = std::make_index_sequence<Formula::inputs>,
@@ -136,44 +150,49 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
   BATCHNORM_INLINE static void sum_run(const Block& b, Index r) {
     Coefficients k = {};
     of_run(b, r, k);
-    Sum<N, Isa> first, second;
+    BothSums<N, Isa> sums;
     Index j = 0;
     for (; j + 4 * W <= b.width; j += 4 * W) {
       Terms<V> t0, t1, t2, t3;
       vector_at(b, r, j, k, t0), vector_at(b, r, j + W, k, t1);
       vector_at(b, r, j + 2 * W, k, t2), vector_at(b, r, j + 3 * W, k, t3);
-      first.add(t0.first, t1.first, t2.first, t3.first);
-      second.add(t0.second, t1.second, t2.second, t3.second);
+      sums.add(t0, t1, t2, t3);
     }
     for (; j + W <= b.width; j += W) {
       Terms<V> t;
       vector_at(b, r, j, k, t);
-      first.add(t.first), second.add(t.second);
+      sums.add(t);
     }
-    first.add_to_run(b.sums[0] + r * run_sums), second.add_to_run(b.sums[1] + r * run_sums);
+    sums.add_to_run(b, r);
     for (; j < b.width; ++j) sum_value(b, r, j, r, r * run_sums);
   }
   BATCHNORM_INLINE static void sum_value(const Block& b, Index r, Index j, Index c, Index sum) {
+    one_by_one();
     Terms<N> t;
     value_at(b, r, j, c, t);
     b.sums[0][sum] += static_cast<double>(t.first);
-    b.sums[1][sum] += static_cast<double>(t.second);
+    b.sums[1][sum] += static_cast<double>(t.first * t.factor);
   }
 
   template <int rows>
   BATCHNORM_INLINE static void sum_columns(const Block& b, Index r, Index j) {
     Coefficients k = {};
     of_columns(b, j, k);
-    double *const first = b.sums[0] + j, *const second = b.sums[1] + j;
     Terms<V> t0, t1, t2, t3;
+    BothSums<N, Isa> sums;
+    sums.load_columns(b, j);
     vector_at(b, r, j, k, t0);
     if constexpr (rows == 1) {
-      add_to_columns<N, Isa>(first, t0.first), add_to_columns<N, Isa>(second, t0.second);
+      sums.add(t0);
     } else {
       vector_at(b, r + 1, j, k, t1), vector_at(b, r + 2, j, k, t2), vector_at(b, r + 3, j, k, t3);
-      add_to_columns<N, Isa>(first, t0.first, t1.first, t2.first, t3.first);
-      add_to_columns<N, Isa>(second, t0.second, t1.second, t2.second, t3.second);
+      if constexpr (sums.is_double) {
+        sums.add(t0), sums.add(t1), sums.add(t2), sums.add(t3);
+      } else {
+        sums.add(t0, t1, t2, t3);
+      }
     }
+    sums.store_columns(b, j);
   }
   /// If b.ahead is not 0, values come from memory and are taken line by line, to prefetch them.
   /// Otherwise, and at the end of a row, they are taken vector by vector.
@@ -206,6 +225,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
                                         Coefficients& k, T* out) {
     for (; j + W <= end; j += W) map_vector<in_columns>(b, r, j, k, out, false);
     for (; j < end; ++j) {
+      one_by_one();
       N result;
       value_at(b, r, j, in_columns ? j : r, result);
       out[j] = static_cast<T>(result);

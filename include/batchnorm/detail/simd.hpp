@@ -19,6 +19,13 @@
 
 namespace batchnorm::detail {
 
+/// Keeps compilers from making vectors of a loop that has few turns, of which this is a part.
+BATCHNORM_INLINE void one_by_one() {
+#if defined(__GNUC__)
+  asm volatile("");
+#endif
+}
+
 template <class N, class Isa>
 inline constexpr Index lanes = static_cast<Index>(Isa::bytes / sizeof(N));
 template <class N, class Isa>
