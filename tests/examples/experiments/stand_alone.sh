@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: MIT
-# stand_alone.sh EXAMPLES NAME COMPILE...: the example is one file of under 150 lines that includes
-# nothing but batchnorm, Eigen and the standard library, compiles by the given command, which
-# may name warnings, and is described by run.sh --list.
+# stand_alone.sh EXAMPLES NAME: the example is one file of under 150 lines that includes nothing but
+# batchnorm, Eigen and the standard library, and is described by run.sh --list.
 set -eu
 examples=$1 name=$2
-shift 2
 source=$examples/$name.cpp
 
 lines=$(wc -l <"$source")
@@ -20,4 +18,3 @@ if [ "$name" = from_scratch ]; then # both of its functions, in what it says of 
   lines=$(awk '/ batch_norm\(.*,$/, /^}/' "$source" | wc -l)
   [ "$lines" -gt 10 ] && [ "$lines" -le 30 ] || { echo "batch_norm has $lines lines"; exit 1; }
 fi
-"$@" -std=c++17 -fsyntax-only "$source"
