@@ -96,7 +96,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   // Runs up to these lengths are columns, if enough rows share the copies of their coefficients:
   // loops over many columns are faster.
   constexpr Index longest_short_run = 224;   // values
-  constexpr Index short_run_for_a_row = 32;  // values for each row
+  constexpr Index short_run_for_a_row = 16;  // values for each row
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
   for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
     if (side_by_side || u->inner <= 1) continue;

@@ -69,9 +69,9 @@ struct BothSums {
       second[2] += c.first * c.factor, second[3] += d.first * d.factor;
     } else {
       add_floats((a.first + b.first) + (c.first + d.first), first);
-      add_floats((a.first * a.factor + b.first * b.factor) +
-                     (c.first * c.factor + d.first * d.factor),
-                 second);
+      add_floats(
+          (a.first * a.factor + b.first * b.factor) + (c.first * c.factor + d.first * d.factor),
+          second);
     }
   }
   BATCHNORM_INLINE static void add_floats(const V& v, Wide* to) {
@@ -102,7 +102,20 @@ struct BothSums {
   }
 };
 
-/// A formula over the rows of a block: vectors of values, and what is left at the end one by one.
+/// `count` zeros, then as many ones.
+template <class N, Index count>
+struct ZerosThenOnes {
+  N of[2 * count] = {};
+  constexpr ZerosThenOnes() {
+    for (Index l = count; l < 2 * count; ++l) of[l] = 1;
+  }
+};
+template <class N, Index count>
+inline constexpr ZerosThenOnes<N, count> zeros_then_ones;
+
+/// A formula over the rows of a block, by vectors. In sums of runs and in maps, the last vector of
+/// a row may overlap the one before. What no vector takes, or is a single value, is taken one by
+/// one.
 template <class Formula, class Isa, class T, class = std::make_index_sequence<Formula::inputs>,
           class = std::make_index_sequence<Formula::coefficients>>
 struct Loop;
@@ -163,6 +176,15 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       vector_at(b, r, j, k, t);
       sums.add(t);
     }
+    if (const Index rest = b.width - j; rest > 1 && j > 0) {
+      Terms<V> t;
+      V is_left;  // 0 for the values that were added before
+      load<Isa>(zeros_then_ones<N, W>.of + rest, is_left);
+      vector_at(b, r, b.width - W, k, t);
+      t.first = t.first * is_left;
+      sums.add(t);
+      j = b.width;
+    }
     sums.add_to_run(b, r);
     for (; j < b.width; ++j) sum_value(b, r, j, r, r * run_sums);
   }
@@ -212,18 +234,20 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
   }
 
   template <bool in_columns>
-  BATCHNORM_INLINE static void map_vector(const Block& b, Index r, Index j, Coefficients& k, T* out,
-                                          bool past_caches) {
-    V result;
+  BATCHNORM_INLINE static void result_at(const Block& b, Index r, Index j, Coefficients& k,
+                                         V& result) {
     if constexpr (in_columns) of_columns(b, j, k);
     vector_at(b, r, j, k, result);
-    store<Isa>(result, out + j, past_caches);
   }
   /// Values [j, end) of a row, in vectors and what is left one by one.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_some(const Block& b, Index r, Index j, Index end,
                                         Coefficients& k, T* out) {
-    for (; j + W <= end; j += W) map_vector<in_columns>(b, r, j, k, out, false);
+    for (; j + W <= end; j += W) {
+      V result;
+      result_at<in_columns>(b, r, j, k, result);
+      store<Isa>(result, out + j);
+    }
     for (; j < end; ++j) {
       one_by_one();
       N result;
@@ -231,7 +255,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       out[j] = static_cast<T>(result);
     }
   }
-  /// Lines are taken as in sum_rows, and also to write whole lines past the caches.
+  /// Lines are taken as in sum_rows, and also to write whole lines past the caches. The last vector
+  /// is computed before the values that it overlaps are written, because y may be x.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;
@@ -241,15 +266,21 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     const Index to_line = static_cast<Index>((line_bytes - after_line) % line_bytes / sizeof(T));
     Index j = b.past_caches ? (std::min)(to_line, b.width) : 0;
     map_some<in_columns>(b, r, 0, j, k, out);
+    V last = {};
+    const Index left = (b.width - j) % W, rest = left > 1 && b.width - j > W ? left : 0;
+    if (rest > 0) result_at<in_columns>(b, r, b.width - W, k, last);
     const bool by_lines = b.past_caches || b.ahead != 0;
     for (; by_lines && j + line_values <= b.width; j += line_values) {
       if (b.ahead != 0) prefetch(b, r, j);
       BATCHNORM_UNROLL_4
       for (Index u = 0; u < line_values; u += W) {
-        map_vector<in_columns>(b, r, j + u, k, out, b.past_caches);
+        V result;
+        result_at<in_columns>(b, r, j + u, k, result);
+        store<Isa>(result, out + j + u, b.past_caches);
       }
     }
-    map_some<in_columns>(b, r, j, b.width, k, out);
+    map_some<in_columns>(b, r, j, b.width - rest, k, out);
+    if (rest > 0) store<Isa>(last, out + b.width - W);
   }
 
   /// A copy of the block cannot be changed by a store of values, so its members can stay in

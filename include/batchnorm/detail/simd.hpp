@@ -31,6 +31,15 @@ inline constexpr Index lanes = static_cast<Index>(Isa::bytes / sizeof(N));
 template <class N, class Isa>
 using Vector = typename VectorOf<N, Isa::bytes / sizeof(N)>::type;
 
+/// A vector with the same number in all lanes: one instruction, where g++ 12 writes one lane after
+/// the other for number - V{}, in functions that have other instructions than the program.
+template <class N, class V>
+BATCHNORM_INLINE void splat(N number, V& v) {
+  constexpr std::size_t count = sizeof(V) / sizeof(N);
+  N numbers[count];
+  for (N& n : numbers) n = number;
+  read<N, count>(numbers, v);
+}
 /// Both halves of a vector, as doubles.
 template <class Isa>
 BATCHNORM_INLINE void widen(const Vector<float, Isa>& v, Vector<double, Isa>& low,

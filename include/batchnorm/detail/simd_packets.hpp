@@ -113,13 +113,6 @@ template <class N, std::size_t count>
 BATCHNORM_INLINE void write(const Lanes<N, count>& v, void* to) {
   std::memcpy(to, &v, sizeof v);
 }
-/// A vector with the same number in all lanes.
-template <class N, std::size_t count>
-BATCHNORM_INLINE void splat(N number, Lanes<N, count>& v) {
-  N numbers[count];
-  for (std::size_t l = 0; l < count; ++l) numbers[l] = number;
-  read<N, count>(numbers, v);
-}
 /// Writes to an address that is a multiple of the vector's size, past the caches: without reading
 /// the line that is overwritten, and without keeping it in a cache.
 template <class V>

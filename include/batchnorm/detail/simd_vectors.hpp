@@ -94,11 +94,6 @@ template <class N, std::size_t count>
 BATCHNORM_INLINE void write(const typename VectorOf<N, count>::type& v, void* to) {
   *static_cast<typename VectorOf<N, count>::in_memory*>(to) = v;
 }
-/// A vector with the same number in all lanes.
-template <class N, class V>
-BATCHNORM_INLINE void splat(N number, V& v) {
-  v = number - V{};
-}
 
 #if defined(__SSE2__) && !defined(__clang__)
 inline void write_past_caches(const Floats<4>& v, float* to) { __builtin_ia32_movntps(to, v); }
