@@ -49,7 +49,7 @@ struct BothSums {
   using T = Terms<V>;
   using Wide = Vector<double, Isa>;
   static constexpr bool is_double = std::is_same_v<N, double>;
-  static constexpr int parts = is_double ? 4 : 2;
+  static constexpr std::size_t parts = is_double ? 4 : 2;
   static constexpr Index half = lanes<double, Isa>;  // columns: the floats of parts 0 and 1
   Wide first[parts] = {}, second[parts] = {};
 
@@ -103,14 +103,14 @@ struct BothSums {
 };
 
 /// `count` zeros, then as many ones.
-template <class N, Index count>
+template <class N, std::size_t count>
 struct ZerosThenOnes {
   N of[2 * count] = {};
   constexpr ZerosThenOnes() {
-    for (Index l = count; l < 2 * count; ++l) of[l] = 1;
+    for (std::size_t l = count; l < 2 * count; ++l) of[l] = 1;
   }
 };
-template <class N, Index count>
+template <class N, std::size_t count>
 inline constexpr ZerosThenOnes<N, count> zeros_then_ones;
 
 /// A formula over the rows of a block, by vectors. In sums of runs and in maps, the last vector of
