@@ -49,6 +49,7 @@ void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
 /// From the statistics, and gamma in k.scale and beta in k.shift.
 template <class A>
 void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients<A>& k) {
+  for_channels(c0, c1, [](char& is_beyond) { is_beyond = false; }, k.is_beyond);
   const auto prepare = [](A& mean, A& scale, A& shift, double mu, double inv_std) {
     const double gamma = static_cast<double>(scale), factor = gamma * inv_std;
     const double correction = detail::rounding_error<A>(mu) * factor;
@@ -63,7 +64,6 @@ void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients
            detail::fits_as_inv_std(static_cast<A>(inv_std));
   };
   const auto set_aside = [&](Index c) { k.set_aside(c, by.is_finite(c)); };
-  std::fill(k.is_beyond + c0, k.is_beyond + c1, false);
   for_channels_but(c0, c1, fits, set_aside, k.mean, k.scale, k.shift, by.inv_std);
 }
 template <class A>
