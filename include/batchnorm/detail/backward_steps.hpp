@@ -58,7 +58,7 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
     std::fill(call.v0 + c0, call.v0 + c1, 0.0), std::fill(k.shift + c0, k.shift + c1, A(0));
     return prepare_map(c0, c1, {call.v0, by.inv_std, false}, k);
   }
-  for_channels(c0, c1, [](char& is_beyond) { is_beyond = false; }, k.is_beyond);
+  k.set_none_aside(c0, c1);
   const auto prepare = [one_nth = 1 / n](A& mean, A& scale, A& shift, A& mean_dy, A& slope,
                                          double mu, double inv_std, double dbeta, double dgamma) {
     const double gamma = static_cast<double>(scale);

@@ -68,6 +68,9 @@ struct MapCoefficients {
   A *mean, *scale, *shift;
   char* is_beyond;
 
+  void set_none_aside(Index c0, Index c1) const {
+    for (Index c = c0; c < c1; ++c) is_beyond[c] = false;
+  }
   void set_aside(Index c, bool finite) const {
     mean[c] = shift[c] = 0;
     scale[c] = finite ? A(1) : detail::not_a_number<A>();

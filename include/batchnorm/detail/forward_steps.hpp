@@ -49,7 +49,7 @@ void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
 /// From the statistics, and gamma in k.scale and beta in k.shift.
 template <class A>
 void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients<A>& k) {
-  for_channels(c0, c1, [](char& is_beyond) { is_beyond = false; }, k.is_beyond);
+  k.set_none_aside(c0, c1);
   const auto prepare = [](A& mean, A& scale, A& shift, double mu, double inv_std) {
     const double gamma = static_cast<double>(scale), factor = gamma * inv_std;
     const double correction = detail::rounding_error<A>(mu) * factor;

@@ -33,9 +33,7 @@ struct SlabSums {
   }
   void add_slabs(const Plan& plan, Index c0, Index c1) const {
     for (Index k = 2; k < 2 * plan.slabs; ++k) {
-      double* const all = first + k % 2 * stride;
-      const double* const more = first + k * stride;
-      for (Index c = c0; c < c1; ++c) all[c] += more[c];
+      add_to(first + k % 2 * stride + c0, first + k * stride + c0, c1 - c0);
     }
   }
 };
@@ -134,12 +132,15 @@ struct Columns {
     }
     return by;
   }
-  /// Adds the sums of a channel's columns to the channel's.
-  void collect(const double* of_columns, double* of_channels) const {
+  /// Adds the sums of a channel's columns to the channel's. It changes both.
+  void collect(double* of_columns, double* of_channels) const {
     of_channels += c0;
-    for (Index f = 0; f < fold && inner == 1; ++f, of_columns += channels) {
-      for (Index c = 0; c < channels; ++c) of_channels[c] += of_columns[c];
+    Index rows = inner == 1 ? fold : 0;
+    for (; rows > 1 && rows % 2 == 0; rows /= 2) {  // one half to the other
+      const Index half = rows / 2 * channels;
+      add_to(of_columns, of_columns + half, half);
     }
+    for (Index f = 0; f < rows; ++f) add_to(of_channels, of_columns + f * channels, channels);
     for (Index c = 0; c < channels && inner > 1; ++c, of_columns += inner) {
       of_channels[c] += sum_of(of_columns, inner);
     }
