@@ -115,8 +115,8 @@ struct Call {
   }
 };
 
-/// Calls f(numbers of channel c) for channels [c0, c1). Arrays that overlap no other let compilers
-/// vectorize the loop.
+/// Calls f(numbers of channel c) for channels [c0, c1). An array that f writes must overlap no
+/// other, so that compilers can vectorize the loop.
 template <class F, class... N>
 void for_channels(Index c0, Index c1, const F& f, N* __restrict... arrays) {
   for (Index c = c0; c < c1; ++c) f(arrays[c]...);

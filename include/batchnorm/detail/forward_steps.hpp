@@ -103,7 +103,8 @@ void normalize_beyond(const Call<A>& call, const Normalizer& by, const Affine<A>
 
 inline constexpr Index most_on_stack = 512;  // channels
 
-/// Arrays that overlap no other let compilers vectorize the loop.
+/// Writes the numbers of all maps. The arrays must not overlap, so that compilers can vectorize the
+/// loop.
 template <class A, class MapOf>
 void take_maps(Index channels, const MapOf& map_of, double* __restrict mu,
                double* __restrict var_eps, A* __restrict scale, A* __restrict shift) {

@@ -19,7 +19,7 @@
 
 namespace batchnorm::detail {
 
-/// Keeps compilers from making vectors of a loop that has few turns, of which this is a part.
+/// In a loop of few turns: keeps compilers from making vectors of it, which takes longer.
 BATCHNORM_INLINE void one_by_one() {
 #if defined(__GNUC__)
   asm volatile("");
@@ -31,8 +31,9 @@ inline constexpr Index lanes = static_cast<Index>(Isa::bytes / sizeof(N));
 template <class N, class Isa>
 using Vector = typename VectorOf<N, Isa::bytes / sizeof(N)>::type;
 
-/// A vector with the same number in all lanes: one instruction, where g++ 12 writes one lane after
-/// the other for number - V{}, in functions that have other instructions than the program.
+/// A vector with the same number in all lanes. Compilers make one instruction of this. Of
+/// number - V{}, g++ 12 makes one for each lane in functions for other instructions than the
+/// program's.
 template <class N, class V>
 BATCHNORM_INLINE void splat(N number, V& v) {
   constexpr std::size_t count = sizeof(V) / sizeof(N);
