@@ -105,6 +105,25 @@ TEMPLATE_TEST_CASE("a gradient that is not finite shows in its own channel alone
   }
 }
 
+TEMPLATE_TEST_CASE("dbeta is the sum of dy, an infinite one too, where x is not finite",
+                   "[extremes]", float, double, Eigen::half, Eigen::bfloat16) {
+  const Column<TestType> ones = Column<TestType>::Constant(40, static_cast<TestType>(1));
+  for (const Index row : {0, 17, 30, 39}) {
+    INFO("infinite dy in row " << row);
+    in_both_orders<TestType>(ones, [&](auto x) {
+      auto dy = x;
+      x(5, 4) = special<TestType>(2);
+      dy(row, 4) = special<TestType>(0);
+      BatchNorm1d<TestType> layer(9);
+      static_cast<void>(layer.forward(x));
+      static_cast<void>(layer.backward(x, dy));
+      CHECK(class_of(layer.grad_beta()[4]) == Class::infinite);
+      CHECK(layer.grad_beta()[5] == 40);
+      CHECK(class_of(layer.grad_gamma()[4]) == Class::nan);
+    });
+  }
+}
+
 TEST_CASE("a dgamma beyond double's range is infinite, and dbeta is right", "[extremes]") {
   // x_hat = -1, 1, -1, 1 but for eps, and dy 1e308 times that.
   Column<double> x(4), dy(4);

@@ -114,8 +114,8 @@ template <class N, std::size_t count>
 inline constexpr ZerosThenOnes<N, count> zeros_then_ones;
 
 /// A formula over the rows of a block, by vectors. In sums of runs and in maps, the last vector of
-/// a row may overlap the one before. What no vector takes, or is a single value, is taken one by
-/// one.
+/// a row may overlap the one before. Rows shorter than a vector, and what the vectors of a sum of
+/// columns leave, are taken value by value.
 template <class Formula, class Isa, class T, class = std::make_index_sequence<Formula::inputs>,
           class = std::make_index_sequence<Formula::coefficients>>
 struct Loop;
@@ -161,6 +161,10 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
   }
 
   BATCHNORM_INLINE static void sum_run(const Block& b, Index r) {
+    if (b.width < W) {
+      for (Index j = 0; j < b.width; ++j) sum_value(b, r, j, r, r * run_sums);
+      return;
+    }
     Coefficients k = {};
     of_run(b, r, k);
     BothSums<N, Isa> sums;
@@ -176,17 +180,15 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       vector_at(b, r, j, k, t);
       sums.add(t);
     }
-    if (const Index rest = b.width - j; rest > 1 && j > 0) {
+    if (j < b.width) {
       Terms<V> t;
       V is_left;  // 0 for the values that were added before
-      load<Isa>(zeros_then_ones<N, W>.of + rest, is_left);
+      load<Isa>(zeros_then_ones<N, W>.of + (b.width - j), is_left);
       vector_at(b, r, b.width - W, k, t);
       t.first = t.first * is_left;
       sums.add(t);
-      j = b.width;
     }
     sums.add_to_run(b, r);
-    for (; j < b.width; ++j) sum_value(b, r, j, r, r * run_sums);
   }
   BATCHNORM_INLINE static void sum_value(const Block& b, Index r, Index j, Index c, Index sum) {
     one_by_one();
@@ -216,18 +218,14 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     }
     sums.store_columns(b, j);
   }
-  /// If b.ahead is not 0, values come from memory and are taken line by line, to prefetch them.
-  /// Otherwise, and at the end of a row, they are taken vector by vector.
+  /// If b.ahead is not 0, values come from memory and are prefetched.
   template <int rows>
   BATCHNORM_INLINE static void sum_rows(const Block& b, Index r) {
     Index j = 0;
-    for (; b.ahead != 0 && j + line_values <= b.width; j += line_values) {
-      for (Index u = 0; u < rows; ++u) prefetch(b, r + u, j);
-      BATCHNORM_UNROLL_4
-      for (Index u = 0; u < line_values; u += W) sum_columns<rows>(b, r, j + u);
+    for (; j + W <= b.width; j += W) {
+      for (Index u = 0; u < rows && b.ahead != 0; ++u) prefetch(b, r + u, j);
+      sum_columns<rows>(b, r, j);
     }
-    BATCHNORM_UNROLL_4
-    for (; j + W <= b.width; j += W) sum_columns<rows>(b, r, j);
     for (; j < b.width; ++j) {
       for (Index u = 0; u < rows; ++u) sum_value(b, r + u, j, j, j);
     }
@@ -239,48 +237,45 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     if constexpr (in_columns) of_columns(b, j, k);
     vector_at(b, r, j, k, result);
   }
-  /// Values [j, end) of a row, in vectors and what is left one by one.
   template <bool in_columns>
-  BATCHNORM_INLINE static void map_some(const Block& b, Index r, Index j, Index end,
-                                        Coefficients& k, T* out) {
-    for (; j + W <= end; j += W) {
+  BATCHNORM_INLINE static void map_value(const Block& b, Index r, Index j, T* out) {
+    one_by_one();
+    N result;
+    value_at(b, r, j, in_columns ? j : r, result);
+    out[j] = static_cast<T>(result);
+  }
+  /// The vectors of a row from j on, but for the last one.
+  template <bool in_columns, bool past_caches>
+  BATCHNORM_INLINE static void map_vectors(const Block& b, Index r, Index j, Coefficients& k,
+                                           T* out) {
+    for (; j + W < b.width; j += W) {
+      if (in_columns && b.ahead != 0) prefetch(b, r, j);
       V result;
       result_at<in_columns>(b, r, j, k, result);
-      store<Isa>(result, out + j);
-    }
-    for (; j < end; ++j) {
-      one_by_one();
-      N result;
-      value_at(b, r, j, in_columns ? j : r, result);
-      out[j] = static_cast<T>(result);
+      store<Isa>(result, out + j, past_caches);
     }
   }
-  /// Lines are taken as in sum_rows, and also to write whole lines past the caches. The last vector
-  /// is computed before the values that it overlaps are written, because y may be x.
+  /// The first and the last vector of a row may overlap those between, which are aligned to be
+  /// written past the caches. They are computed before others are written, because y may be x.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;
+    if (b.width < W) {
+      for (Index j = 0; j < b.width; ++j) map_value<in_columns>(b, r, j, out);
+      return;
+    }
     Coefficients k = {};
     if constexpr (!in_columns) of_run(b, r, k);
-    const auto after_line = reinterpret_cast<std::uintptr_t>(out) % line_bytes;
-    const Index to_line = static_cast<Index>((line_bytes - after_line) % line_bytes / sizeof(T));
-    Index j = b.past_caches ? (std::min)(to_line, b.width) : 0;
-    map_some<in_columns>(b, r, 0, j, k, out);
-    V last = {};
-    const Index left = (b.width - j) % W, rest = left > 1 && b.width - j > W ? left : 0;
-    if (rest > 0) result_at<in_columns>(b, r, b.width - W, k, last);
-    const bool by_lines = b.past_caches || b.ahead != 0;
-    for (; by_lines && j + line_values <= b.width; j += line_values) {
-      if (b.ahead != 0) prefetch(b, r, j);
-      BATCHNORM_UNROLL_4
-      for (Index u = 0; u < line_values; u += W) {
-        V result;
-        result_at<in_columns>(b, r, j + u, k, result);
-        store<Isa>(result, out + j + u, b.past_caches);
-      }
-    }
-    map_some<in_columns>(b, r, j, b.width - rest, k, out);
-    if (rest > 0) store<Isa>(last, out + b.width - W);
+    const auto after = reinterpret_cast<std::uintptr_t>(out) / sizeof(T) % std::uintptr_t{W};
+    const Index late = b.past_caches ? static_cast<Index>(after) : 0;  // values after a multiple
+    V first = {}, last = {};
+    result_at<in_columns>(b, r, 0, k, first);
+    result_at<in_columns>(b, r, b.width - W, k, last);
+    if (late == 0) store<Isa>(first, out, b.past_caches);
+    b.past_caches ? map_vectors<in_columns, true>(b, r, W - late, k, out)
+                  : map_vectors<in_columns, false>(b, r, W, k, out);
+    if (late != 0) store<Isa>(first, out);
+    store<Isa>(last, out + b.width - W, b.past_caches && (b.width + late) % W == 0);
   }
 
   /// A copy of the block cannot be changed by a store of values, so its members can stay in

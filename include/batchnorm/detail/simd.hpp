@@ -11,11 +11,6 @@
 #else
 #include "batchnorm/detail/simd_packets.hpp"
 #endif
-#if defined(__GNUC__)
-#define BATCHNORM_UNROLL_4 _Pragma("GCC unroll 4")
-#else
-#define BATCHNORM_UNROLL_4
-#endif
 
 namespace batchnorm::detail {
 
