@@ -52,25 +52,20 @@ using CrewOwner = std::unique_ptr<Crew, void (*)(Crew*)>;
 /// A run of as many tasks as threads, each of which waits until all have begun. Returns how many
 /// threads were at work; after ten seconds it gives up.
 std::size_t threads_that_meet(Crew& crew, int threads) {
-  struct Meeting {
-    int expected;
-    std::atomic<int> begun{0};
-    std::mutex guard;
-    std::set<std::thread::id> ids;
-  } meeting{threads, {}, {}, {}};
-  const auto meet = [](const void* body, Index) {
-    auto& m = *const_cast<Meeting*>(static_cast<const Meeting*>(body));
+  std::atomic<int> begun{0};
+  std::mutex guard;
+  std::set<std::thread::id> ids;
+  const auto meet = [&](Index) {
     {
-      const std::lock_guard<std::mutex> lock(m.guard);
-      m.ids.insert(std::this_thread::get_id());
+      const std::lock_guard<std::mutex> lock(guard);
+      ids.insert(std::this_thread::get_id());
     }
-    ++m.begun;
+    ++begun;
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-    while (m.begun < m.expected && std::chrono::steady_clock::now() < end)
-      std::this_thread::yield();
+    while (begun < threads && std::chrono::steady_clock::now() < end) std::this_thread::yield();
   };
-  Crew::run(crew, meet, &meeting, threads, threads);
-  return meeting.ids.size();
+  Crew::run(crew, threads, threads, meet);
+  return ids.size();
 }
 
 }  // namespace
@@ -99,10 +94,7 @@ TEST_CASE("a helper that comes after the tasks starts no other", "[threads]") {
   {
     const CrewOwner crew(new Crew(busy), Crew::release);
     int done = 0;
-    const auto count = [](const void* body, Index) {
-      ++*static_cast<int*>(const_cast<void*>(body));
-    };
-    Crew::run(*crew, count, &done, 20, 8);
+    Crew::run(*crew, 8, 20, [&](Index) { ++done; });
     CHECK(done == 20);
     CHECK(queue.size() == 2);
   }

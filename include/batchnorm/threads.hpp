@@ -51,10 +51,8 @@ class Crew {
 
   /// Each thread starts with a share of the tasks that is the same from run to run, so that its
   /// caches may still hold the values. Then it takes tasks from the other shares.
-  static void run(Crew& crew, void (*call)(const void*, Index), const void* body, Index tasks,
-                  Index threads) {
-    crew.call_ = call;
-    crew.body_ = body;
+  static void run(Crew& crew, Index threads, Index tasks, const FunctionRef<Index>& body) {
+    crew.body_ = &body;
     crew.tasks_ = tasks;
     crew.threads_ = threads;
     for (Share& share : crew.shares_) share.taken.store(0, std::memory_order_relaxed);
@@ -128,15 +126,14 @@ class Crew {
       const Index begin = s * tasks_ / threads_, end = (s + 1) * tasks_ / threads_;
       std::atomic<Index>& taken = shares_[static_cast<std::size_t>(s)].taken;
       for (Index n; (n = taken.fetch_add(1, std::memory_order_relaxed)) < end - begin;) {
-        call_(body_, begin + n);
+        (*body_)(begin + n);
       }
     }
   }
 
   const Pool pool_;
   std::vector<Share> shares_;
-  void (*call_)(const void*, Index) = nullptr;
-  const void* body_ = nullptr;
+  const FunctionRef<Index>* body_ = nullptr;
   Index tasks_ = 0, threads_ = 0;
   std::atomic<State> state_{closed};
   std::atomic<Index> present_{0};  // helpers that were started and have not gone

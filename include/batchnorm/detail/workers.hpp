@@ -14,12 +14,28 @@ inline constexpr bool is_complete = false;
 template <class T>
 inline constexpr bool is_complete<T, std::void_t<decltype(sizeof(T))>> = true;
 
+/// A function of the caller's, which must outlive this. What takes one need not be a template.
+template <class... Arguments>
+class FunctionRef {
+ public:
+  template <class F>
+  FunctionRef(const F& f) : f_(&f), call_(call<F>) {}
+  void operator()(Arguments... arguments) const { call_(f_, arguments...); }
+
+ private:
+  template <class F>
+  static void call(const void* f, Arguments... arguments) {
+    (*static_cast<const F*>(f))(arguments...);
+  }
+  const void* f_;
+  void (*call_)(const void*, Arguments...);
+};
+
 /// One caller's share in a pool of threads; threads.hpp has the definition.
 class Crew;
 struct CrewFunctions {
   int (*count)(const Crew&);  // threads that a call made here may use
-  void (*run)(Crew&, void (*call)(const void* body, Index task), const void* body, Index tasks,
-              Index threads);
+  void (*run)(Crew&, Index threads, Index tasks, const FunctionRef<Index>& body);
   Crew* (*copy)(const Crew&);
   void (*release)(Crew*);
 };
@@ -45,14 +61,12 @@ class Workers {
   /// Calls body(t) for each task t in [0, tasks), on up to `threads` threads at once, and returns
   /// when all are done. A body must not throw, and its result must not depend on which thread runs
   /// it.
-  template <class Body>
-  void run(int threads, Index tasks, const Body& body) const {
+  void run(int threads, Index tasks, const FunctionRef<Index>& body) const {
     if (std::min<Index>(threads, tasks) <= 1) {
       for (Index t = 0; t < tasks; ++t) body(t);
-      return;
+    } else {
+      functions().run(*crew_, std::min<Index>(threads, tasks), tasks, body);
     }
-    const auto call = [](const void* b, Index t) { (*static_cast<const Body*>(b))(t); };
-    functions().run(*crew_, call, &body, tasks, std::min<Index>(threads, tasks));
   }
 
  private:
