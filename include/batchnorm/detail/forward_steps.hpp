@@ -28,7 +28,7 @@ void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const S
   detail::inverse_roots(out.var + c0, c1 - c0, eps, out.inv_std + c0);
   // Not so if v0 lies far out, or if squares overflowed or lost bits.
   const auto is_good = [=](double var, double d, double dd) {
-    const std::int64_t has_bits = dd >= 0x1p-960, is_constant = std::int64_t(dd == 0) & (d == 0);
+    const std::int64_t has_bits = dd >= 0x1p-960, is_constant = dd == 0;
     return detail::is_finite(d) & detail::is_finite(dd) & std::int64_t(var * n >= 0.01 * dd) &
            (has_bits | is_constant);
   };
