@@ -245,14 +245,14 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     out[j] = static_cast<T>(result);
   }
   /// The vectors of a row from j on, but for the last one.
-  template <bool in_columns, bool past_caches>
+  template <bool in_columns, bool in_memory>
   BATCHNORM_INLINE static void map_vectors(const Block& b, Index r, Index j, Coefficients& k,
                                            T* out) {
     for (; j + W < b.width; j += W) {
-      if (in_columns && b.ahead != 0) prefetch(b, r, j);
+      if (in_memory && b.ahead != 0) prefetch(b, r, j);
       V result;
       result_at<in_columns>(b, r, j, k, result);
-      store<Isa>(result, out + j, past_caches);
+      store<Isa>(result, out + j, in_memory && b.past_caches);
     }
   }
   /// The first and the last vector of a row may overlap those between, which are aligned to be
@@ -272,8 +272,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     result_at<in_columns>(b, r, 0, k, first);
     result_at<in_columns>(b, r, b.width - W, k, last);
     if (late == 0) store<Isa>(first, out, b.past_caches);
-    b.past_caches ? map_vectors<in_columns, true>(b, r, W - late, k, out)
-                  : map_vectors<in_columns, false>(b, r, W, k, out);
+    b.past_caches || b.ahead != 0 ? map_vectors<in_columns, true>(b, r, W - late, k, out)
+                                  : map_vectors<in_columns, false>(b, r, W, k, out);
     if (late != 0) store<Isa>(first, out);
     store<Isa>(last, out + b.width - W, b.past_caches && (b.width + late) % W == 0);
   }
