@@ -255,8 +255,9 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
       store<Isa>(result, out + j, in_memory && b.past_caches);
     }
   }
-  /// The first and the last vector of a row may overlap those between, which are aligned to be
-  /// written past the caches. They are computed before others are written, because y may be x.
+  /// The first vector of a row, those between, and the last one, which may overlap the one before.
+  /// To be written past the caches, those between start at a multiple of W; where the row does not,
+  /// the first overlaps them too. Both ends are computed before others are written: y may be x.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;
@@ -267,7 +268,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     Coefficients k = {};
     if constexpr (!in_columns) of_run(b, r, k);
     const auto after = reinterpret_cast<std::uintptr_t>(out) / sizeof(T) % std::uintptr_t{W};
-    const Index late = b.past_caches ? static_cast<Index>(after) : 0;  // values after a multiple
+    const Index late = b.past_caches ? static_cast<Index>(after) : 0;
     V first = {}, last = {};
     result_at<in_columns>(b, r, 0, k, first);
     result_at<in_columns>(b, r, b.width - W, k, last);
