@@ -37,7 +37,7 @@ void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer&
            detail::is_finite(dbeta) & detail::is_finite(dgamma);
   };
   const auto sum_exactly = [&](Index c) {
-    if (detail::is_finite(out.dbeta[c]) && !by.is_finite(c)) return;  // no dgamma is right then
+    if (!by.is_finite(c)) return;
     const View &x = call.v.in[0], &dy = call.v.in[1];
     const auto exact_sums = detail::exact::sum_gradients<A>(x, dy, c, exactly(call, c, by), dz);
     out.dbeta[c] = detail::narrow<double>(exact_sums.dbeta);

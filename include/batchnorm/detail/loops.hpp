@@ -102,12 +102,12 @@ struct BothSums {
   }
 };
 
-/// `count` zeros, then as many ones.
+/// A mask of `count` lanes of zeros, then as many of ones.
 template <class N, std::size_t count>
 struct ZerosThenOnes {
-  N of[2 * count] = {};
+  Bits<N> of[2 * count] = {};
   constexpr ZerosThenOnes() {
-    for (std::size_t l = count; l < 2 * count; ++l) of[l] = 1;
+    for (std::size_t l = count; l < 2 * count; ++l) of[l] = -1;
   }
 };
 template <class N, std::size_t count>
@@ -182,10 +182,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     }
     if (j < b.width) {
       Terms<V> t;
-      V is_left;  // 0 for the values that were added before
-      load<Isa>(zeros_then_ones<N, W>.of + (b.width - j), is_left);
       vector_at(b, r, b.width - W, k, t);
-      t.first = t.first * is_left;
+      keep<N, W>(zeros_then_ones<N, W>.of + (b.width - j), t.first);  // others were added before
       sums.add(t);
     }
     sums.add_to_run(b, r);
@@ -244,7 +242,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     value_at(b, r, j, in_columns ? j : r, result);
     out[j] = static_cast<T>(result);
   }
-  /// The vectors of a row from j on, but for the last one.
+  /// The vectors of a row from j on, but for the last one. in_memory: they are prefetched, or
+  /// written past the caches, as the block says.
   template <bool in_columns, bool in_memory>
   BATCHNORM_INLINE static void map_vectors(const Block& b, Index r, Index j, Coefficients& k,
                                            T* out) {
@@ -267,6 +266,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     }
     Coefficients k = {};
     if constexpr (!in_columns) of_run(b, r, k);
+    // How many values after a multiple of W the row starts, where that matters.
     const auto after = reinterpret_cast<std::uintptr_t>(out) / sizeof(T) % std::uintptr_t{W};
     const Index late = b.past_caches ? static_cast<Index>(after) : 0;
     V first = {}, last = {};

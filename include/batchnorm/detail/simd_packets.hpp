@@ -113,6 +113,14 @@ template <class N, std::size_t count>
 BATCHNORM_INLINE void write(const Lanes<N, count>& v, void* to) {
   std::memcpy(to, &v, sizeof v);
 }
+/// Sets the lanes whose bits in the mask are zeros to 0, infinity and NaN too.
+template <class N, std::size_t count>
+BATCHNORM_INLINE void keep(const Bits<N>* mask, Lanes<N, count>& v) {
+  Bits<N> bits[count];
+  write<N, count>(v, bits);
+  for (std::size_t l = 0; l < count; ++l) bits[l] &= mask[l];
+  read<N, count>(bits, v);
+}
 /// Writes to an address that is a multiple of the vector's size, past the caches: without reading
 /// the line that is overwritten, and without keeping it in a cache.
 template <class V>

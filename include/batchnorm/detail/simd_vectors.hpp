@@ -95,6 +95,15 @@ BATCHNORM_INLINE void write(const typename VectorOf<N, count>::type& v, void* to
   *static_cast<typename VectorOf<N, count>::in_memory*>(to) = v;
 }
 
+/// Sets the lanes whose bits in the mask are zeros to 0, infinity and NaN too.
+template <class N, std::size_t count>
+BATCHNORM_INLINE void keep(const Bits<N>* mask, typename VectorOf<N, count>::type& v) {
+  typename VectorOf<Bits<N>, count>::type bits;
+  read<Bits<N>, count>(mask, bits);
+  v = reinterpret_cast<typename VectorOf<N, count>::type>(reinterpret_cast<decltype(bits)>(v) &
+                                                          bits);
+}
+
 #if defined(__SSE2__) && !defined(__clang__)
 inline void write_past_caches(const Floats<4>& v, float* to) { __builtin_ia32_movntps(to, v); }
 #endif

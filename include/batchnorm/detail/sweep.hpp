@@ -228,7 +228,7 @@ inline void map(const Plan& plan, const Part& part, const Step& step) {
   return static_cast<int>(std::min<Index>(plan.values / of_a_thread, workers.count()));
 }
 /// Calls f(part) for all parts, on several threads.
-inline void each_part(const Plan& plan, const Workers& workers, FunctionRef<const Part&> f) {
+inline void each_part(const Plan& plan, const Workers& workers, const FunctionRef<const Part&>& f) {
   workers.run(threads_for(plan, workers), plan.groups * plan.slabs,
               [&](Index t) { f(plan.part(t / plan.slabs, t % plan.slabs)); });
 }
@@ -262,14 +262,14 @@ inline void map_all(const Plan& plan, const Workers& workers, const Step& step) 
 }
 /// Calls f(c0, c1) for ranges of `width` channels, on several threads.
 inline void each_range(const Plan& plan, const Workers& workers, Index width,
-                       FunctionRef<Index, Index> f) {
+                       const FunctionRef<Index, Index>& f) {
   workers.run(threads_for(plan, workers), divided_up(plan.channels, width),
               [&](Index t) { f(t * width, (std::min)((t + 1) * width, plan.channels)); });
 }
 /// Sums all parts, calls settle(c0, c1) for channels [c0, c1), then maps all parts. If a thread can
 /// take some channels after others, it maps values from the cache that it has just summed.
 inline void by_groups(const Plan& plan, const Workers& workers, const Step& sum_step,
-                      const SlabSums& sums, FunctionRef<Index, Index> settle,
+                      const SlabSums& sums, const FunctionRef<Index, Index>& settle,
                       const Step& map_step) {
   constexpr Index settled_at_once = 256;  // channels
   const auto settle_sums = [&](Index c0, Index c1) {

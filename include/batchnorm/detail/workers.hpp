@@ -14,7 +14,8 @@ inline constexpr bool is_complete = false;
 template <class T>
 inline constexpr bool is_complete<T, std::void_t<decltype(sizeof(T))>> = true;
 
-/// A function of the caller's, which must outlive this. What takes one need not be a template.
+/// Refers to a function of the caller, which must live longer. A function that takes a FunctionRef
+/// need not be a template.
 template <class... Arguments>
 class FunctionRef {
  public:
