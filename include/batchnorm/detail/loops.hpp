@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 
 #include "batchnorm/detail/formulas.hpp"
@@ -242,41 +243,42 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     value_at(b, r, j, in_columns ? j : r, result);
     out[j] = static_cast<T>(result);
   }
-  /// The vectors of a row from j on, but for the last one. in_memory: they are prefetched, or
-  /// written past the caches, as the block says.
-  template <bool in_columns, bool in_memory>
-  BATCHNORM_INLINE static void map_vectors(const Block& b, Index r, Index j, Coefficients& k,
-                                           T* out) {
-    for (; j + W < b.width; j += W) {
-      if (in_memory && b.ahead != 0) prefetch(b, r, j);
+  /// A row that is shorter than a vector, or whose values are prefetched or written past the caches.
+  /// Only whole lines are written past the caches: processors need several times as long for a line
+  /// that is partly written past them and partly not.
+  template <bool in_columns>
+  BATCHNORM_INLINE static void map_in_memory(const Block& b, Index r, Coefficients& k, T* out) {
+    constexpr std::uintptr_t line = line_bytes / sizeof(T);
+    const auto to_line =
+        static_cast<Index>((0 - reinterpret_cast<std::uintptr_t>(out) / sizeof(T)) % line);
+    const Index first = (std::min)(to_line, b.width), lines = (b.width - first) / Index{line};
+    const Index end = b.past_caches ? first + lines * Index{line} : 0;
+    Index j = 0;
+    for (; j < first % W; ++j) map_value<in_columns>(b, r, j, out);
+    for (; j + W <= b.width; j += W) {
+      if (b.ahead != 0) prefetch(b, r, j);
       V result;
       result_at<in_columns>(b, r, j, k, result);
-      store<Isa>(result, out + j, in_memory && b.past_caches);
+      store<Isa>(result, out + j, first <= j && j < end);
     }
+    for (; j < b.width; ++j) map_value<in_columns>(b, r, j, out);
   }
-  /// The first vector of a row, those between, and the last one, which may overlap the one before.
-  /// To be written past the caches, those between start at a multiple of W; where the row does not,
-  /// the first overlaps them too. Both ends are computed before others are written: y may be x.
+  /// The last vector of another row may overlap the one before, and is computed before that one is
+  /// written: y may be x.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;
-    if (b.width < W) {
-      for (Index j = 0; j < b.width; ++j) map_value<in_columns>(b, r, j, out);
-      return;
-    }
     Coefficients k = {};
     if constexpr (!in_columns) of_run(b, r, k);
-    // How many values after a multiple of W the row starts, where that matters.
-    const auto after = reinterpret_cast<std::uintptr_t>(out) / sizeof(T) % std::uintptr_t{W};
-    const Index late = b.past_caches ? static_cast<Index>(after) : 0;
-    V first = {}, last = {};
-    result_at<in_columns>(b, r, 0, k, first);
+    if (b.width < W || b.ahead != 0 || b.past_caches)
+      return map_in_memory<in_columns>(b, r, k, out);
+    V last = {}, result;
     result_at<in_columns>(b, r, b.width - W, k, last);
-    if (late == 0) store<Isa>(first, out, b.past_caches);
-    b.past_caches || b.ahead != 0 ? map_vectors<in_columns, true>(b, r, W - late, k, out)
-                                  : map_vectors<in_columns, false>(b, r, W, k, out);
-    if (late != 0) store<Isa>(first, out);
-    store<Isa>(last, out + b.width - W, b.past_caches && (b.width + late) % W == 0);
+    for (Index j = 0; j + W < b.width; j += W) {
+      result_at<in_columns>(b, r, j, k, result);
+      store<Isa>(result, out + j);
+    }
+    store<Isa>(last, out + b.width - W);
   }
 
   /// A copy of the block cannot be changed by a store of values, so its members can stay in

@@ -3,7 +3,6 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <cstdint>
 
 #include "batchnorm/detail/cut.hpp"
 #include "batchnorm/detail/workers.hpp"
@@ -54,6 +53,14 @@ struct SlabSums {
   return block;
 }
 
+/// Do the rows of a block consist of whole lines of the cache, but for a small part at their ends?
+[[nodiscard]] inline bool fills_lines(const View& out, const Block& block) {
+  constexpr Index long_row = 1024;  // bytes
+  if (!out.data) return false;
+  const Index bytes = out.elements->bytes;
+  return block.out_step * bytes % line_bytes == 0 || block.width * bytes >= long_row;
+}
+
 // Runs. -------------------------------------------------------------------------------------------
 
 /// Takes the formula over blocks that have a run, or a piece of one, of each channel in [c0, c1).
@@ -66,7 +73,7 @@ inline void over_runs(const Plan& plan, const Part& part, Index c0, Index c1, co
     block.width = (std::min)(plan.piece, plan.inner - i);
     for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].channel_stride;
     block.out_step = step.v.out.channel_stride;
-    block.past_caches = plan.past_caches;
+    block.past_caches = plan.past_caches && fills_lines(step.v.out, block);
     step.loops.runs(block);
   }
 }
@@ -91,22 +98,21 @@ inline void sum_runs(const Plan& plan, const Part& part, const Step& step, const
 /// them.
 struct Columns {
   Index fold, inner, c0, channels, width;
-  Index blocks, last_width;  // the last rows of a tensor may be fewer than `fold`
+  Index last_width;  // the last rows of a tensor may be fewer than `fold`
 
   Columns(const Plan& plan, const Part& part)
       : fold(plan.fold), inner(plan.inner), c0(part.c0), channels(part.c1 - part.c0) {
     width = fold * channels * inner;
-    blocks = part.b1 - part.b0;
     last_width = (std::min)(fold, plan.outer - (part.b1 - 1) * fold) * channels * inner;
   }
   [[nodiscard]] bool are_channels() const { return fold * inner == 1; }
 
-  /// Copies a number of each channel to its columns, then the first `around` columns again. Whole
-  /// lines are written: what is too much for a channel, the next one overwrites.
+  /// Copies a number of each channel to its columns. Whole lines are written: what is too much for
+  /// a channel, the next one overwrites.
   template <class N>
-  void copy(const void* numbers, void* copies, Index around) const {
+  void copy(const void* numbers, void* copies) const {
     const N* const of_channels = static_cast<const N*>(numbers) + c0;
-    N *const first = static_cast<N*>(copies), *const end = first + width + around, *to = first;
+    N *const first = static_cast<N*>(copies), *const end = first + width, *to = first;
     if (inner == 1) to = std::copy_n(of_channels, channels, to);
     using Line = Eigen::Array<N, line_bytes / sizeof(N), 1>;
     for (Index c = 0; c < channels && inner > 1; ++c, to += inner) {
@@ -118,17 +124,15 @@ struct Columns {
     while (to < end) to = std::copy_n(first, (std::min)(to - first, end - to), to);
   }
   /// The step with coefficients for columns: copies where they are needed.
-  [[nodiscard]] Step by_column(const Step& step, char* copies, Index around) const {
+  [[nodiscard]] Step by_column(const Step& step, char* copies) const {
     Step by = step;
-    const bool copied = !are_channels() || around > 0;
     for (int k = 0; k < most_coefficients && step.coefficients[k]; ++k) {
       const void* const numbers = step.coefficients[k];
       const Index start = c0 * step.number_bytes;
-      by.coefficients[k] = copied ? copies : static_cast<const char*>(numbers) + start;
-      if (!copied) continue;
-      step.number_bytes == 4 ? copy<float>(numbers, copies, around)
-                             : copy<double>(numbers, copies, around);
-      copies += divided_up((width + around) * step.number_bytes, line_bytes) * line_bytes;
+      by.coefficients[k] = are_channels() ? static_cast<const char*>(numbers) + start : copies;
+      if (are_channels()) continue;
+      step.number_bytes == 4 ? copy<float>(numbers, copies) : copy<double>(numbers, copies);
+      copies += divided_up(width * step.number_bytes, line_bytes) * line_bytes;
     }
     return by;
   }
@@ -147,65 +151,43 @@ struct Columns {
   }
 };
 
-/// Takes the formula over `rows` blocks from b on, over `width` values of each from column `first`
-/// on.
-inline void over_rows(const Plan& plan, const Columns& columns, Index b, Index rows, Index first,
-                      Index width, const Step& step, const Sums& sums) {
-  if (rows <= 0 || width <= 0) return;
+/// Takes the formula over blocks of columns.
+inline void over_columns(const Plan& plan, const Part& part, const Columns& columns,
+                         const Step& step, const Sums& sums) {
   constexpr Index prefetched = 4096;  // values, and at least four rows, ahead of the ones at work
-  Block block = block_at(step, b * plan.fold, columns.c0, first, first, sums);
-  block.rows = rows;
-  block.width = width;
-  for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].outer_stride * plan.fold;
-  block.out_step = step.v.out.outer_stride * plan.fold;
-  if (plan.past_caches) {
-    block.ahead = (prefetched / columns.width + 4) * block.in_step[0];
-    block.past_caches = block.out_step * step.v.in[0].elements->bytes % line_bytes == 0;
-  }
-  step.loops.columns(block);
+  const auto over_rows = [&](Index b0, Index b1, Index width) {
+    Block block = block_at(step, b0 * plan.fold, columns.c0, 0, 0, sums);
+    block.rows = b1 - b0;
+    block.width = width;
+    for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].outer_stride * plan.fold;
+    block.out_step = step.v.out.outer_stride * plan.fold;
+    if (plan.past_caches) block.ahead = (prefetched / columns.width + 4) * block.in_step[0];
+    block.past_caches = plan.past_caches && fills_lines(step.v.out, block);
+    step.loops.columns(block);
+  };
+  const Index whole = columns.last_width < columns.width ? part.b1 - 1 : part.b1;
+  over_rows(part.b0, whole, columns.width);
+  if (whole < part.b1) over_rows(whole, part.b1, columns.last_width);
 }
-
 inline void sum_columns(const Plan& plan, const Part& part, const Step& step, const Sums& sums) {
   const Columns columns(plan, part);
-  const Index whole = columns.blocks - (columns.last_width < columns.width);
   alignas(line_bytes) char copies[5 * copies_bytes + line_bytes];  // of the fused formula
   alignas(line_bytes) double of_columns[2][copies_bytes / sizeof(float)];
-  const Step by = columns.by_column(step, copies, 0);
   Sums to = sums;
   for (int j = 0; j < 2; ++j) {
     std::fill(sums.of[j] + part.c0, sums.of[j] + part.c1, 0.0);
     to.of[j] = columns.are_channels() ? sums.of[j] + part.c0 : of_columns[j];
     if (!columns.are_channels()) std::fill_n(of_columns[j], columns.width, 0.0);
   }
-  over_rows(plan, columns, part.b0, whole, 0, columns.width, by, to);
-  over_rows(plan, columns, part.b0 + whole, columns.blocks - whole, 0, columns.last_width, by, to);
+  over_columns(plan, part, columns, columns.by_column(step, copies), to);
   for (int j = 0; j < 2 && !columns.are_channels(); ++j) {
     columns.collect(of_columns[j], sums.of[j]);
   }
 }
-
-/// Rows that follow one another in memory without gaps may start in the middle of a line of the
-/// cache. They are then taken so many values later, where a line starts, to write whole lines past
-/// the caches.
-[[nodiscard]] inline Index values_to_line(const Plan& plan, const Columns& columns, const View& out,
-                                          Index b) {
-  const Index step = out.outer_stride * plan.fold, bytes = out.elements->bytes;
-  const auto start = reinterpret_cast<std::uintptr_t>(out.at(b * plan.fold, columns.c0, 0));
-  const Index late = static_cast<Index>((line_bytes - start % line_bytes) % line_bytes) / bytes;
-  const bool is_dense = step == columns.width && step * bytes % line_bytes == 0;
-  const Index room = copies_bytes / out.elements->number_bytes;
-  const bool has_room = columns.width + late <= room && late < columns.last_width;
-  return plan.past_caches && is_dense && has_room ? late : 0;
-}
 inline void map_columns(const Plan& plan, const Part& part, const Step& step) {
   const Columns columns(plan, part);
-  const Index late = values_to_line(plan, columns, step.v.out, part.b0);
-  const Index width = columns.width, last_width = columns.last_width - late;
   alignas(line_bytes) char copies[most_coefficients * copies_bytes + line_bytes];
-  const Step by = columns.by_column(step, copies, late);
-  over_rows(plan, columns, part.b0, columns.blocks - 1, late, width, by, {});
-  over_rows(plan, columns, part.b1 - 1, 1, late, last_width, by, {});
-  over_rows(plan, columns, part.b0, 1, 0, late, by, {});
+  over_columns(plan, part, columns, columns.by_column(step, copies), {});
 }
 
 // Both shapes, all parts. -------------------------------------------------------------------------
