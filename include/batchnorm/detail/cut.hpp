@@ -94,8 +94,10 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
   // Runs up to these lengths are columns, if enough rows share the copies of their coefficients:
-  // loops over many columns are faster.
-  constexpr Index longest_short_run = 224;   // values
+  // loops over many columns are faster. Maps need the coefficients most, and keep those of a run in
+  // registers.
+  constexpr Index longest_summed = 224;      // values
+  constexpr Index longest_mapped = 320;      // bytes, if values are only mapped
   constexpr Index short_run_for_a_row = 16;  // values for each row
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
   for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
@@ -104,7 +106,8 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
     u->outer_stride = std::exchange(u->inner_stride, 1);
   }
   const View& x = v.in[0];
-  const Index short_run = (std::min)(short_run_for_a_row * x.outer, longest_short_run);
+  const Index longest = twice ? longest_summed : longest_mapped / x.elements->bytes;
+  const Index short_run = (std::min)(short_run_for_a_row * x.outer, longest);
   Plan plan{};
   plan.values = x.size();
   plan.channels = x.channels;
