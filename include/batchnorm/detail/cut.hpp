@@ -88,17 +88,23 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.group_channels = std::clamp<Index>(of_group, 1, plan.channels);
 }
 
+/// Short runs are columns, if enough rows share the copies of their coefficients: loops over many
+/// columns are faster. A map gains less, because it keeps the coefficients of a run in registers.
+[[nodiscard]] inline bool are_columns(const Operands& v, bool twice) {
+  constexpr Index longest_summed = 224;      // values
+  constexpr Index longest_mapped = 320;      // bytes
+  constexpr Index short_run_for_a_row = 16;  // values for each row
+  const View& x = v.in[0];
+  const Index longest = twice ? longest_summed : longest_mapped / x.elements->bytes;
+  return x.inner <= (std::min)(short_run_for_a_row * x.outer, longest) &&
+         v.all([](const View& u) { return u.channel_stride == u.inner; });
+}
+
 /// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
 [[nodiscard]] inline Plan plan_for(Operands& v, bool twice) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
   constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
-  // Runs up to these lengths are columns, if enough rows share the copies of their coefficients:
-  // loops over many columns are faster. Maps need the coefficients most, and keep those of a run in
-  // registers.
-  constexpr Index longest_summed = 224;      // values
-  constexpr Index longest_mapped = 320;      // bytes, if values are only mapped
-  constexpr Index short_run_for_a_row = 16;  // values for each row
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
   for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
     if (side_by_side || u->inner <= 1) continue;
@@ -106,8 +112,6 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
     u->outer_stride = std::exchange(u->inner_stride, 1);
   }
   const View& x = v.in[0];
-  const Index longest = twice ? longest_summed : longest_mapped / x.elements->bytes;
-  const Index short_run = (std::min)(short_run_for_a_row * x.outer, longest);
   Plan plan{};
   plan.values = x.size();
   plan.channels = x.channels;
@@ -116,8 +120,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.fold = plan.pieces = 1;
   const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
   plan.past_caches = plan.values * x.elements->bytes * tensors > bytes_in_caches;
-  plan.in_columns =
-      x.inner <= short_run && v.all([](const View& u) { return u.channel_stride == u.inner; });
+  plan.in_columns = are_columns(v, twice);
   if (plan.in_columns) {
     cut_columns(v, plan);
   } else {

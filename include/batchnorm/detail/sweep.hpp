@@ -53,7 +53,7 @@ struct SlabSums {
   return block;
 }
 
-/// Do the rows of a block consist of whole lines of the cache, but for a small part at their ends?
+/// Do the rows of a block fill lines of the cache, but for a few values at their ends?
 [[nodiscard]] inline bool fills_lines(const View& out, const Block& block) {
   constexpr Index long_row = 1024;  // bytes
   if (!out.data) return false;
