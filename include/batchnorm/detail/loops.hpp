@@ -184,7 +184,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     if (j < b.width) {
       Terms<V> t;
       vector_at(b, r, b.width - W, k, t);
-      keep<N, W>(zeros_then_ones<N, W>.of + (b.width - j), t.first);  // others were added before
+      keep<N, W>(&zeros_then_ones<N, std::size_t{W}>.of[b.width - j], t.first);  // not added before
       sums.add(t);
     }
     sums.add_to_run(b, r);
