@@ -12,7 +12,7 @@ jobs=$(nproc 2>/dev/null || echo 2)
 . "$root/tests/tools/packages.sh"
 
 # name | packages | compiler | flags | what runs a program, if not the machine | tests besides
-# clang with Eigen's packets stands for MSVC 2022, which does not contract a product and a sum either.
+# clang with Eigen's packets stands for MSVC 2022, which keeps a product and a sum two operations.
 platforms='
 aarch64       | g++-aarch64-linux-gnu qemu-user | aarch64-linux-gnu-g++ | -O2 -static | qemu-aarch64 |
 aarch64-clang | clang g++-aarch64-linux-gnu qemu-user | clang++ | -O2 -static --target=aarch64-linux-gnu | qemu-aarch64 |

@@ -251,20 +251,21 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     constexpr std::uintptr_t line = line_bytes / sizeof(T);
     const auto to_line =
         static_cast<Index>((0 - reinterpret_cast<std::uintptr_t>(out) / sizeof(T)) % line);
+    // The row's whole lines are its values [first, end).
     const Index first = (std::min)(to_line, b.width), lines = (b.width - first) / Index{line};
     const Index end = b.past_caches ? first + lines * Index{line} : 0;
     Index j = 0;
     for (; j < first % W; ++j) map_value<in_columns>(b, r, j, out);
     for (; j + W <= b.width; j += W) {
-      if (b.ahead != 0) prefetch(b, r, j);
+      if (in_columns && b.ahead != 0) prefetch(b, r, j);
       V result;
       result_at<in_columns>(b, r, j, k, result);
       store<Isa>(result, out + j, first <= j && j < end);
     }
     for (; j < b.width; ++j) map_value<in_columns>(b, r, j, out);
   }
-  /// The last vector of another row may overlap the one before, and is computed before that one is
-  /// written: y may be x.
+  /// The last vector of any other row may overlap the one before it. It is computed before that one
+  /// is written, because y may be x.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;
