@@ -292,6 +292,37 @@ TEST_CASE("columns that interleave with others in one matrix may be x and y", "[
   CHECK(both.leftCols(C) == e.x);
 }
 
+TEST_CASE("one memory as a matrix and as a tensor is one place, of any sizes", "[arguments]") {
+  for (const auto& [rows, cols] : {std::pair{4, 3}, {1, 3}, {4, 1}, {1, 1}}) {
+    Eigen::MatrixXf memory = Eigen::MatrixXf::Constant(rows, cols, 3);
+    Eigen::TensorMap<Eigen::Tensor<float, 2>> tensor(memory.data(), rows, cols);
+    Options options;
+    options.eps = 0;
+    batchnorm::BatchNorm1d<float> layer(cols, options);  // eval mode: y = x + 1
+    layer.eval();
+    layer.beta().setOnes();
+    layer.forward(memory, tensor);
+    CHECK(memory == Eigen::MatrixXf::Constant(rows, cols, 4));
+    layer.infer(tensor, memory);
+    CHECK(memory == Eigen::MatrixXf::Constant(rows, cols, 5));
+  }
+}
+
+TEST_CASE("a y that has only its first value in common with x is not x itself", "[arguments]") {
+  Eigen::Vector4d memory(3, 5, 7, 9);
+  const Eigen::Map<Eigen::VectorXd> x(memory.data(), 2);
+  Eigen::Map<Eigen::VectorXd, 0, Eigen::InnerStride<>> y(memory.data(), 2, Eigen::InnerStride<>(2));
+  Options options;
+  options.eps = 0;
+  batchnorm::BatchNorm1d<double> layer(1, options);  // eval mode: y = x
+  layer.eval();
+  layer.gamma() << 2;
+  layer.forward(x, y);
+  CHECK(memory == Eigen::Vector4d(6, 5, 10, 9));
+  const Eigen::VectorXd x_of_before = Eigen::Vector2d(3, 5), dy = Eigen::Vector2d(1, -1);
+  CHECK(layer.backward(x_of_before, dy) == Eigen::Vector2d(2, -2));  // backward is not refused
+}
+
 TEST_CASE("fixed sizes give fixed sizes", "[arguments]") {
   const Expected& e = expected();
   using Fixed = Eigen::Matrix<float, N, C>;

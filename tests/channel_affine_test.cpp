@@ -364,8 +364,9 @@ TEST_CASE("apply says what does not fit", "[channel_affine]") {
          [&] { affine.apply(x, y.topRows(4)); });
   Eigen::VectorXf memory = Eigen::VectorXf::Zero(20);
   Eigen::Map<Eigen::MatrixXf> first(memory.data(), 5, 3), second(memory.data() + 5, 5, 3);
-  refuse({"[ChannelAffine::apply] expected y apart from x or x itself, got them overlapping"},
-         [&] { affine.apply(first, second); });
+  refuse(
+      {"[ChannelAffine::apply] expected y to be x itself or apart from it, got them overlapping"},
+      [&] { affine.apply(first, second); });
   affine.shift.resize(2);
   check_throws<std::logic_error>(
       {"[ChannelAffine::apply] expected scale, center and shift of one length, got 3, 3 and 2"},

@@ -237,10 +237,13 @@ TEST_CASE("backward with the saved of another shape is refused", "[errors]") {
   check_refused<std::invalid_argument>(
       layer, {"[BatchNorm2d::backward]", "(2, 3, 2, 5)", "(3, 3, 2, 5)"},
       [&] { static_cast<void>(layer.backward(saved, more, more)); });
-  auto cut = saved;
-  cut.mean.conservativeResize(2);
-  check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "last forward"},
-                                       [&] { static_cast<void>(layer.backward(cut, x4, dy4)); });
+  auto cut_mean = saved, cut_inv_std = saved;
+  cut_mean.mean.conservativeResize(2);
+  cut_inv_std.inv_std.conservativeResize(2);
+  for (const auto& cut : {cut_mean, cut_inv_std}) {
+    check_refused<std::invalid_argument>(layer, {"[BatchNorm2d::backward]", "last forward"},
+                                         [&] { static_cast<void>(layer.backward(cut, x4, dy4)); });
+  }
   check_refused<std::invalid_argument>(layer,
                                        {"[BatchNorm2d::backward]", "(3, 3, 2, 5)", "(2, 3, 2, 5)"},
                                        [&] { static_cast<void>(layer.backward(x4, dy4)); });
@@ -284,12 +287,12 @@ TEST_CASE("dx may not be x at any stride, nor dy's memory in another order", "[e
   check_refused<std::invalid_argument>(layer, {"[BatchNorm1d::backward]", "dx apart from x"},
                                        [&] { layer.backward(every_second, other, every_second); });
   Strided columns(memory.data(), 6, 4, {6, 1}), rows(memory.data(), 6, 4, {1, 4});
-  check_refused<std::invalid_argument>(layer, {"[BatchNorm1d::backward]", "dx apart from dy"},
+  check_refused<std::invalid_argument>(layer, {"[BatchNorm1d::backward]", "dx to be dy itself"},
                                        [&] { layer.backward(other, columns, rows); });
   RowStrided of_rows(memory.data(), 6, 4, {4, 1}), of_columns(memory.data(), 6, 4, {1, 6});
-  check_refused<std::invalid_argument>(layer, {"[BatchNorm1d::backward]", "dx apart from dy"}, [&] {
-    layer.backward(RowMajor(other), of_rows, of_columns);
-  });
+  check_refused<std::invalid_argument>(
+      layer, {"[BatchNorm1d::backward]", "dx to be dy itself"},
+      [&] { layer.backward(RowMajor(other), of_rows, of_columns); });
   CHECK(memory == before);
 }
 
@@ -457,6 +460,8 @@ TEST_CASE("an empty batch is refused in training, or else comes back empty and c
           const Tensor4 result = layer.forward(empty);
           CHECK(result.dimensions() == empty.dimensions());
           CHECK_NOTHROW(layer.forward(empty, y));
+          CHECK(layer.saved().count == 0);
+          if (choice == SingleValue::accept) CHECK(layer.saved().mean == Eigen::VectorXd::Zero(3));
         }
         layer.eval();
         const Tensor4 result = layer.forward(empty);

@@ -147,9 +147,9 @@ TEST_CASE("infer refuses what forward refuses, and a layer without running stati
                                        [&] { layer.infer(x, y); });
   std::vector<float> memory(2 * static_cast<std::size_t>(x.size()));
   Eigen::TensorMap<Tensor4> from(memory.data(), 2, 3, 4, 2), to(memory.data() + 1, 2, 3, 4, 2);
-  check_refused<std::invalid_argument>(layer,
-                                       {"[BatchNorm2d::infer]", "y apart from x or x itself"},
-                                       [&] { layer.infer(from, to); });
+  check_refused<std::invalid_argument>(
+      layer, {"[BatchNorm2d::infer]", "y to be x itself or apart from it"},
+      [&] { layer.infer(from, to); });
 
   Options untracked;
   untracked.track_running_stats = false;

@@ -51,8 +51,7 @@ struct ChannelAffine {
                   "batchnorm: x must be of rank 2 to 5");
     const detail::Where where{"ChannelAffine", "apply"};
     const auto f = [&](const detail::Shape&, const View& in, const View& out) {
-      if (!detail::is_same_place(in, out))
-        detail::check_apart(where, "y", out, "x or x itself", in);
+      detail::check_same_or_apart(where, "y", out, "x", in);
       functional::apply_maps<detail::ParamOf<Scalar>>(in, out,
                                                       [this](Eigen::Index c) { return map_of(c); });
     };

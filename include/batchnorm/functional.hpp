@@ -29,7 +29,7 @@ namespace batchnorm::functional {
 template <class A>
 void measure(const View& x, double eps, const Statistics& out, const Resources& with) {
   const Call<A> call({{x, {}}, {}}, true, with.workspace);
-  sum_all(call.plan, with.workers, sum_moments(call), call.sums);
+  sum_all(call.plan, with.workers, moments_step(call), call.sums);
   finish_moments(call, 0, x.channels, eps, out);
 }
 
@@ -54,7 +54,7 @@ void forward(const View& x, double eps, const Affine<A>& affine, const Statistic
     prepare_normalize(call, c0, c1, by, affine);  // mean, scale, shift
   };
   by_groups(call.plan, with.workers,                 //
-            sum_moments(call), call.sums,            // sum d, sum d^2
+            moments_step(call), call.sums,           // sum d, sum d^2
             settle,                                  //
             call.k.step(call.v.in[0], call.v.out));  // y = (x - mean) * scale + shift
   normalize_beyond(call, by, affine);
@@ -65,7 +65,7 @@ template <class A>
 void sum_gradients(const View& x, const View& dy, const Normalizer& by, const GradientSums& out,
                    const Resources& with) {
   const Call<A> call({{x, dy}, {}}, true, with.workspace);
-  sum_all(call.plan, with.workers, sum_gradients(call, by), call.sums);
+  sum_all(call.plan, with.workers, gradients_step(call, by), call.sums);
   finish_gradients(call, 0, x.channels, by, out);
 }
 
@@ -75,7 +75,7 @@ void input_gradient(const View& x, const View& dy, const Normalizer& by, const A
                     const GradientSums& sums, double n, const View& dx, const Resources& with) {
   const Call<A> call({{x, dy}, dx}, false, with.workspace);
   prepare_input_gradient(call, 0, x.channels, by, affine, sums, n);
-  map_all(call.plan, with.workers, map_input_gradient(call, by));
+  map_all(call.plan, with.workers, input_gradient_step(call, by));
   input_gradient_beyond(call, by, affine, &sums, n);
 }
 
@@ -88,10 +88,10 @@ void backward(const View& x, const View& dy, const Normalizer& by, const Affine<
     finish_gradients(call, c0, c1, by, out);                        // dbeta, dgamma
     prepare_input_gradient(call, c0, c1, by, affine, out, call.n);  // scale, slope, shift
   };
-  by_groups(call.plan, with.workers,             //
-            sum_gradients(call, by), call.sums,  // sum dy, sum dy * x_hat
-            settle,                              //
-            map_input_gradient(call, by));       // dx
+  by_groups(call.plan, with.workers,              //
+            gradients_step(call, by), call.sums,  // sum dy, sum dy * x_hat
+            settle,                               //
+            input_gradient_step(call, by));       // dx
   input_gradient_beyond(call, by, affine, nullptr, call.n);
 }
 

@@ -44,13 +44,14 @@ void on_views_of(const Core<Param>& layer, const Where& where, const F& f, const
 /// x, y, dy and dx are Eigen tensors (Tensor, TensorMap, TensorFixedSize, TensorRef; x and dy also
 /// expressions), row-major or column-major. BatchNorm1d also takes dense matrices and arrays of N
 /// rows and C columns, of any strides, and expressions of them. Arguments whose elements lie in
-/// memory are used where they lie and share one storage order. The others are evaluated once, which
-/// allocates memory.
+/// memory are used where they lie; they must share one storage order. The others are evaluated
+/// once, which allocates memory. A TensorRef that is written must not refer to x or dy.
 ///
-/// Every call throws std::invalid_argument if x does not have C channels or another argument does
-/// not have x's shape, and std::logic_error if a vector of the layer has another length than C or
-/// the layer was moved from. Messages say where, what was expected and what came. A call that
-/// throws changes nothing. One thread at a time may call forward or backward; infer may be shared.
+/// forward, infer and backward throw std::invalid_argument if x does not have C channels or another
+/// argument does not have x's shape, and std::logic_error if a vector of the layer has another
+/// length than C or the layer was moved from. Messages say where, what was expected and what came.
+/// A call that throws changes nothing. One thread at a time may call forward or backward. Several
+/// threads may call infer while no thread changes the layer.
 template <class Scalar, int spatial>
 class BatchNorm {
   static_assert(detail::is_supported_scalar<Scalar>,
@@ -59,8 +60,8 @@ class BatchNorm {
   using IfArgument = std::enable_if_t<!std::is_same_v<X, Saved>, int>;
   template <class Number>
   using IfNumber = std::enable_if_t<std::is_arithmetic_v<Number>, int>;
-  /// The type of a result. If x's scalar is wrong, compilers say so here, before they say what does
-  /// not fit where the result is used.
+  /// The type of a result. It checks x's scalar, so that compilers report a wrong one before errors
+  /// where the result is used.
   template <class X>
   using PlainOf =
       std::enable_if_t<detail::check_scalar<Scalar, typename detail::Argument<X>::Scalar>() || true,
@@ -87,9 +88,9 @@ class BatchNorm {
   [[nodiscard]] PlainOf<X> forward(const X& x) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
-  /// The same into y, already of x's shape. It allocates nothing once the layer has seen the shape.
-  /// In training mode y must not overlap x, which backward needs. In eval mode y may be x itself;
-  /// then backward is refused.
+  /// The same into y, already of x's shape. It allocates nothing after the first call with the
+  /// shape in the mode. In training mode y must not overlap x, which backward needs. In eval mode y
+  /// may be x itself; then backward is refused.
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
     const auto f = [&](const Shape& shape, const View& in_x, const View& out_y) {
@@ -136,7 +137,8 @@ class BatchNorm {
   [[nodiscard]] PlainOf<X> backward(const X& x, const Dy& dy) {
     return backward(core_.saved, x, dy);
   }
-  /// The same into dx, already of x's shape: apart from x, but it may be dy. It allocates nothing.
+  /// The same into dx, already of x's shape: apart from x, but it may be dy. It allocates nothing
+  /// after the first call with the shape.
   template <class X, class Dy, class Dx, IfArgument<X> = 0>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     backward(core_.saved, x, dy, dx);

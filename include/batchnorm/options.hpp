@@ -45,15 +45,15 @@ enum class VarianceEstimate { unbiased, population };
 /// Which axis of your tensors is the channel: the second, (N, C, ...), or the last, (N, ..., C).
 enum class ChannelAxis { first, last };
 
-/// What to do with one value per channel, whose variance is 0, where batch statistics are used.
+/// What to do if batch statistics are needed and a channel has only one value, whose variance is 0.
 enum class SingleValue {
-  reject,       ///< std::invalid_argument, as for an empty batch in training
+  reject,       ///< std::invalid_argument; also for an empty batch in training
   use_running,  ///< normalize with the running statistics and leave them as they are
   accept        ///< y = beta, dx = 0; an unbiased running variance stays as it is
 };
 
-/// What to do with a channel whose batch statistics are infinite or NaN. Unless they are rejected,
-/// the channel's y is computed with them.
+/// What to do with a channel that has an infinite or NaN value in the batch. Unless it is rejected,
+/// its y is computed with its statistics all the same.
 enum class NonFinite {
   skip_update,  ///< the channel's running statistics stay as they were
   propagate,    ///< they take the infinities and NaNs, as PyTorch's do
@@ -62,7 +62,7 @@ enum class NonFinite {
 
 /// A layer's options. The layer's constructor validates them. Where var + eps is 0, x_hat is 0.
 struct Options {
-  double eps = 1e-5;  ///< added to var; finite, 0 or at least numeric_limits<Param>::min()
+  double eps = 1e-5;  ///< added to var; 0, or finite and at least numeric_limits<Param>::min()
   Momentum momentum = Momentum::weight_of_new(0.1);
   VarianceEstimate running_variance = VarianceEstimate::unbiased;
   bool scale = true;                ///< learn gamma
@@ -79,31 +79,29 @@ struct Options {
   [[nodiscard]] static Options onnx() { return averaging_population(1e-5, 0.9); }
 
  private:
-  [[nodiscard]] static Options averaging_population(double eps, double weight_of_old);
+  [[nodiscard]] static Options averaging_population(double eps, double weight_of_old) {
+    Options o;
+    o.eps = eps;
+    o.momentum = Momentum::weight_of_old(weight_of_old);
+    o.running_variance = VarianceEstimate::population;
+    o.single_value = SingleValue::accept;
+    return o;
+  }
 };
-
-inline Options Options::averaging_population(double eps, double weight_of_old) {
-  Options o;
-  o.eps = eps;
-  o.momentum = Momentum::weight_of_old(weight_of_old);
-  o.running_variance = VarianceEstimate::population;
-  o.single_value = SingleValue::accept;
-  return o;
-}
 
 namespace detail {
 
 inline void validate(Momentum momentum, const Where& where) {
   const double w = momentum.weight_of_new();
   const bool is_valid = is_finite(w) && w >= 0 && w <= 1;
-  if (!is_valid) where.invalid({"expected a momentum weight in [0, 1], got ", w});
+  if (!is_valid) where.invalid({"expected a momentum weight of the new batch in [0, 1], got ", w});
 }
 
 template <class Param>
 void validate(const Options& o, const Where& where) {
   constexpr auto smallest = static_cast<double>((std::numeric_limits<Param>::min)());
   if (!is_finite(o.eps) || (o.eps < smallest && magnitude_bits(o.eps) != 0)) {
-    where.invalid({"expected a finite eps, 0 or at least ", smallest, ", got ", o.eps});
+    where.invalid({"expected an eps of 0, or finite and at least ", smallest, ", got ", o.eps});
   }
   validate(o.momentum, where);
   if (o.single_value == SingleValue::use_running && !o.track_running_stats) {

@@ -10,8 +10,9 @@
 namespace batchnorm {
 namespace detail {
 
-/// Runs the parts of several layers with one exchange. This rank's numbers are `head` reserved
-/// ones, then those of each part. If no part needs the other ranks, there is no exchange.
+/// Runs the parts of several layers with one exchange. What this rank sends starts with `head`
+/// numbers that are reserved; those of each part follow. If no part needs the other ranks, there is
+/// no exchange.
 template <class Exchange, class... Part>
 void run_together(Index head, const Exchange& exchange, Part&... parts) {
   Eigen::VectorXd mine = Eigen::VectorXd::Zero(head + (parts.numbers() + ...));
@@ -218,7 +219,7 @@ class SyncBatchNorm {
     [[nodiscard]] Eigen::VectorXd prepare(std::optional<detail::Entered>& entered) {
       const auto f = [&](const Shape& s, const View& vx, const View& vdy, const View& vdx) {
         detail::check_dx(in("backward"), vx, vdy, vdx);
-        detail::check_shape(in("backward"), s, sync.shape_);
+        detail::check_shape_of_last(in("backward"), sync.shape_, s);
         entered.emplace(sync.core().in_use, in("backward"));
         in_x = vx;
         in_dy = vdy;

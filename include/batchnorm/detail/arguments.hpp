@@ -138,7 +138,8 @@ template <class X>
   return axis == ChannelAxis::first ? 1 : static_cast<std::size_t>(shape.rank) - 1;
 }
 
-/// The view of an argument whose elements lie in memory. check_types() says whether to write there.
+/// The view of an argument whose elements lie in memory. It casts const away: check_types() has
+/// refused what must not be written.
 template <int order, class X>
 [[nodiscard]] auto view_of(const X& x, const Shape& shape, ChannelAxis axis) {
   using Scalar = typename Argument<X>::Scalar;
@@ -270,6 +271,19 @@ inline void check_apart(const Where& where, const char* out, const View& y, cons
                         const View& x) {
   if (y.size() > 0 && (overlaps(x, y) || is_same_place(x, y)))
     where.invalid({"expected ", out, " apart from ", in, ", got them overlapping"});
+}
+/// Throws if the output y shares memory with the input x, but is not x itself.
+inline void check_same_or_apart(const Where& where, const char* out, const View& y, const char* in,
+                                const View& x) {
+  if (overlaps(x, y) && !is_same_place(x, y)) {
+    where.invalid(
+        {"expected ", out, " to be ", in, " itself or apart from it, got them overlapping"});
+  }
+}
+/// Throws if dx shares memory with x or dy; it may be dy itself.
+inline void check_dx(const Where& where, const View& x, const View& dy, const View& dx) {
+  check_apart(where, "dx", dx, "x", x);
+  check_same_or_apart(where, "dx", dx, "dy", dy);
 }
 
 }  // namespace batchnorm::detail

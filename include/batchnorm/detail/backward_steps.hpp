@@ -6,11 +6,11 @@
 // The steps of the backward pass, for channels [c0, c1).
 namespace batchnorm::functional {
 
-/// The factor of inv_std in the sums, so that products of small numbers keep their bits.
+/// inv_std is multiplied by this in the sums, so that products of small numbers keep their bits.
 inline constexpr double enlarged = 0x1p40;
 
 template <class A>
-[[nodiscard]] Step sum_gradients(const Call<A>& call, const Normalizer& by) {
+[[nodiscard]] Step gradients_step(const Call<A>& call, const Normalizer& by) {
   const auto prepare = [](A& mean, A& enlarged_inv_std, double mu, double inv_std) {
     mean = static_cast<A>(mu);
     enlarged_inv_std = static_cast<A>(inv_std * enlarged);
@@ -19,8 +19,8 @@ template <class A>
   const View &x = call.v.in[0], &dy = call.v.in[1];
   return {x.elements->gradients, sizeof(A), {call.k.mean, call.inv_std}, {{x, dy}, {}}};
 }
-/// dbeta = sum dy,  dgamma = sum dy * x_hat.  The loops used the mean as an A.
-/// With an activation, dz(x, dy) stands for dy.
+/// dbeta = sum dy,  dgamma = sum dy * x_hat.  The loops used the mean rounded to A: `too_much`
+/// mends that. With an activation, dz(x, dy) stands for dy.
 template <class A, class Dz = detail::exact::Dy>
 void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
                       const GradientSums& out, const Dz& dz = {}) {
@@ -39,7 +39,8 @@ void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer&
   const auto sum_exactly = [&](Index c) {
     if (!by.is_finite(c)) return;
     const View &x = call.v.in[0], &dy = call.v.in[1];
-    const auto exact_sums = detail::exact::sum_gradients<A>(x, dy, c, exactly(call, c, by), dz);
+    const auto exact_sums =
+        detail::exact::sum_gradients<A>(x, dy, c, wide_statistics(call, c, by), dz);
     out.dbeta[c] = detail::narrow<double>(exact_sums.dbeta);
     out.dgamma[c] = detail::narrow<double>(exact_sums.dgamma);
   };
@@ -77,17 +78,20 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
   const auto fits = [](A mean, A scale, A shift, A mean_dy, A slope, double inv_std) {
     return detail::fits_as_offset(mean) & detail::fits_as_factor(scale) &
            detail::fits_as_offset(shift) & detail::fits_as_offset(mean_dy) &
-           detail::fits_as_factor(slope) & detail::fits_as_inv_std(static_cast<A>(inv_std));
+           detail::fits_as_factor(slope) & detail::fits_as_factor(static_cast<A>(inv_std));
   };
+  // Finite floats have finite sums in double, so dx is NaN where these are not.
   const auto set_aside = [&](Index c) {
+    const bool finite_sums = std::is_same_v<A, double> ||
+                             (detail::is_finite(sums.dbeta[c]) && detail::is_finite(sums.dgamma[c]));
     call.mean_dy[c] = call.slope[c] = 0;
-    k.set_aside(c, by.is_finite(c));
+    k.set_aside(c, by.is_finite(c) && finite_sums);
   };
   for_channels_but(c0, c1, fits, set_aside, k.mean, k.scale, k.shift, call.mean_dy, call.slope,
                    by.inv_std);
 }
 template <class A>
-[[nodiscard]] Step map_input_gradient(const Call<A>& call, const Normalizer& by) {
+[[nodiscard]] Step input_gradient_step(const Call<A>& call, const Normalizer& by) {
   const View &x = call.v.in[0], &dy = call.v.in[1];
   const MapCoefficients<A>& k = call.k;
   if (!by.of_batch) return k.step(dy, call.v.out);

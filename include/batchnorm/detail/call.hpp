@@ -47,11 +47,12 @@ struct ChannelMap {
   double mean, var_eps, gamma, beta;
   [[nodiscard]] double inv_std() const { return detail::inv_std_of(var_eps, 0); }
 };
-/// Memory for numbers per channel. It grows in the first calls, so that later ones allocate
-/// nothing.
+/// A line of the cache.
 struct alignas(detail::line_bytes) Line {
   char bytes[detail::line_bytes];
 };
+/// Memory for numbers per channel. It grows in the first calls, so that later ones allocate
+/// nothing.
 using Workspace = std::vector<Line>;
 struct Resources {
   const detail::Workers& workers;

@@ -51,14 +51,25 @@ struct Entered {
   InUse& flag;
   Entered(InUse& f, const Where& where) : flag(f) {
     if (flag.exchange(true))
-      where.misuse({"expected one thread at a time: threads share infer(x)"});
+      where.misuse({"expected one thread at a time; several threads may call infer(x)"});
   }
   Entered(const Entered&) = delete;
   ~Entered() { flag.store(false); }
 };
 
-/// All of a layer that depends neither on rank, nor on storage order, nor on a 16-bit scalar.
-/// Headers that build on the layer use the members too. A function that throws changes nothing.
+/// Throws unless backward's x has the shape of the last forward's; rank 0: there was no forward.
+inline void check_shape_of_last(const Where& where, const Shape& last, const Shape& shape) {
+  if (last.rank == 0)
+    where.misuse({"expected a forward before backward, got none: call forward(x) first"});
+  if (shape != last) {
+    where.invalid({"expected the x of the last forward, of shape ", last.text(), ", got one of ",
+                   shape.text()});
+  }
+}
+
+/// The part of a layer that is the same for every rank and storage order. Layers of half and
+/// bfloat16 have a Core<float>. Headers that build on the layer use the members too. A function
+/// that throws changes nothing.
 template <class Param>
 struct Core {
   using Vector = Eigen::Matrix<Param, Eigen::Dynamic, 1>;
@@ -84,9 +95,9 @@ struct Core {
   void forward_entered(const Where&, const Shape&, const View& x, const View& y);
   void backward(const Where&, const Saved&, const Shape&, const View& x, const View& dy,
                 const View& dx);
-  /// Both with passes of the caller's. write_y(batch) writes y by `next`; it measures x into
-  /// `batch` first, unless that is null. write_dx(by, sums) writes sums and dx. The caller of
-  /// forward_by holds an Entered.
+  /// The same, but the caller computes the results: write_y(batch) writes y by `next`, and first
+  /// measures x into `batch`, unless that is null; write_dx(by, sums) writes sums and dx. The
+  /// caller of forward_by holds an Entered.
   template <class WriteY>
   void forward_by(const Where&, const Shape&, const View& x, bool overwrites, const WriteY&);
   template <class WriteDx>
@@ -98,10 +109,8 @@ struct Core {
   void check_lengths(const Where&) const;
   /// Throws unless backward can differentiate the forward that left `by` for an x of this shape.
   void check_saved(const Where&, const Saved& by, const Shape&) const;
-  /// Do its own statistics normalize a batch of n values per channel? Throws if n is too small.
-  [[nodiscard]] bool is_by_batch(const Where&, Index n) const;
-  /// Completes the statistics of a batch whose count, mean and var were put together from parts. A
-  /// var of NaN says that values are not finite. Throws as forward does.
+  /// Completes `by` from its count, mean and var, or from the running statistics if these
+  /// normalize. A var of NaN says that values are not finite. Throws as forward does.
   void settle(const Where&, Saved& by) const;
 
   [[nodiscard]] bool is_by_running() const { return !training && options.track_running_stats; }
@@ -111,9 +120,10 @@ struct Core {
   }
   /// Throws std::domain_error under NonFinite::reject if values of the batch are not finite.
   void check_finite(const Where& where, const Saved& batch) const {
-    for (Index c = 0; c < num_features && options.non_finite == NonFinite::reject; ++c) {
+    if (options.non_finite != NonFinite::reject) return;
+    for (Index c = 0; c < num_features; ++c) {
       if (!is_finite(batch.mean[c]) || is_nan(batch.var[c]))
-        where.domain({"expected finite values, got some that are not in channel ", c});
+        where.domain({"expected finite values, got infinity or NaN in channel ", c});
     }
   }
   /// Moves the running statistics by an accepted batch, if the layer is in training mode.
@@ -163,7 +173,7 @@ template <class Param>
 void Core<Param>::forward_entered(const Where& where, const Shape& shape, const View& x,
                                   const View& y) {
   if (training) check_apart(where, "y", y, "x, which backward needs", x);
-  if (!is_same_place(x, y)) check_apart(where, "y", y, "x or x itself", x);
+  check_same_or_apart(where, "y", y, "x", x);
   forward_by(where, shape, x, is_same_place(x, y), [&](const functional::Statistics* own) {
     if (own) {
       functional::forward<Param>(x, options.eps, affine(), *own, y, resources());
@@ -177,18 +187,20 @@ template <class WriteY>
 void Core<Param>::forward_by(const Where& where, const Shape& shape, const View& x, bool overwrites,
                              const WriteY& write_y) {
   next.count = x.count();
-  next.batch_statistics = is_by_batch(where, next.count);
+  next.batch_statistics = is_by_batch(options, training, next.count, where);
   next.overwritten = overwrites && x.size() > 0;
   next.shape = shape;
   const functional::Statistics batch{next.mean.data(), next.var.data(), next.inv_std.data()};
   if (!next.batch_statistics) {
     settle(where, next);
     if (next.count > 0) write_y(nullptr);
-  } else if (next.count > 0 && options.non_finite == NonFinite::reject) {
+  } else if (next.count == 0) {
+    next.mean.setZero(), next.var.setZero(), next.inv_std.setZero();
+  } else if (options.non_finite == NonFinite::reject) {
     functional::measure<Param>(x, options.eps, batch, resources());
     check_finite(where, next);
     write_y(nullptr);
-  } else if (next.count > 0) {
+  } else {
     write_y(&batch);
   }
   track(next);
@@ -211,8 +223,7 @@ void Core<Param>::backward_by(const Where& where, const Saved& by, const Shape& 
   const Entered entered(in_use, where);
   check_saved(where, by, shape);
   if (x.size() == 0) return;
-  check_apart(where, "dx", dx, "x", x);
-  if (!is_same_place(dy, dx)) check_apart(where, "dx", dx, "dy or dy itself", dy);
+  check_dx(where, x, dy, dx);
   const functional::GradientSums sums{dbeta.data(), dgamma.data()};
   write_dx(normalizer(by), sums);
   accumulate(sums.dbeta, sums.dgamma);
@@ -221,7 +232,7 @@ void Core<Param>::backward_by(const Where& where, const Saved& by, const Shape& 
 template <class Param>
 void Core<Param>::infer(const Where& where, const View& x, const View& y) const {
   check_tracked(where);
-  if (!is_same_place(x, y)) check_apart(where, "y", y, "x or x itself", x);
+  check_same_or_apart(where, "y", y, "x", x);
   functional::apply_maps<Param>(x, y, eval_maps());
 }
 template <class Param>
@@ -250,28 +261,18 @@ void Core<Param>::check_lengths(const Where& where) const {
 }
 template <class Param>
 void Core<Param>::check_saved(const Where& where, const Saved& by, const Shape& shape) const {
-  if (by.shape.rank == 0)
-    where.misuse({"expected a forward before backward, got none: call forward(x) first"});
-  if (by.overwritten) where.misuse({"expected the x of the last forward, which wrote y over it"});
-  if (by.shape != shape || by.mean.size() != num_features || by.inv_std.size() != num_features) {
-    const std::string expected = by.shape.text(), got = shape.text();
-    where.invalid({"expected the x of the last forward, of shape ", expected, ", got ", got});
+  if (by.overwritten) where.misuse({"expected x as it was, but the last forward wrote y over it"});
+  check_shape_of_last(where, by.shape, shape);
+  if (by.mean.size() != num_features || by.inv_std.size() != num_features) {
+    where.invalid({"expected statistics of ", Index{num_features},
+                   " channels from the last forward, got ", by.mean.size(), " means and ",
+                   by.inv_std.size(), " deviations"});
   }
-}
-template <class Param>
-bool Core<Param>::is_by_batch(const Where& where, Index n) const {
-  if (is_by_running()) return false;
-  const bool too_few = n == 1 || (n == 0 && training);
-  if (too_few && options.single_value == SingleValue::reject) {
-    where.invalid(
-        {"expected more than one value per channel, got ", n, ": see Options::single_value"});
-  }
-  return n != 1 || options.single_value == SingleValue::accept;
 }
 
 template <class Param>
 void Core<Param>::settle(const Where& where, Saved& by) const {
-  by.batch_statistics = is_by_batch(where, by.count);
+  by.batch_statistics = is_by_batch(options, training, by.count, where);
   if (by.batch_statistics && by.count > 0) check_finite(where, by);
   if (!by.batch_statistics) {
     by.mean = running.mean.template cast<double>();

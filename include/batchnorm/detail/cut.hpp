@@ -49,15 +49,18 @@ struct Plan {
 
 [[nodiscard]] inline Index divided_up(Index a, Index b) { return (a + b - 1) / b; }
 
-/// Bytes, on the stack, for the copies of one coefficient where a channel has several columns.
+/// Bytes, on the stack, for the copies of one float coefficient where a channel has several
+/// columns. Those of a double, as v0 of floats, may take twice as many.
 inline constexpr Index copies_bytes = 4096;
 
 inline void cut_columns(const Operands& v, Plan& plan) {
-  constexpr Index in_cache = 1024;      // columns whose numbers stay in the first-level cache
-  constexpr Index past_caches = 2048;   // where values come from memory, long rows count for more
-  constexpr Index least_columns = 512;  // of a block, if the tensor has so many
+  constexpr Index most_columns = 1024;    // whose numbers stay in the first-level cache
+  constexpr Index most_in_memory = 2048;  // where values come from memory, long rows count for more
+  constexpr Index least_columns = 512;    // of a block, if the tensor has so many
   const Index most_copies = copies_bytes / v.in[0].elements->number_bytes;
-  const Index most = plan.inner > 1 ? most_copies : plan.past_caches ? past_caches : in_cache;
+  const Index most = plan.inner > 1     ? most_copies
+                     : plan.past_caches ? most_in_memory
+                                        : most_columns;
   plan.group_channels = std::clamp<Index>(most / plan.inner, 1, plan.channels);
   const Index of_lines =
       line_values / std::gcd(plan.inner, line_values);  // channels that fill lines
@@ -66,7 +69,7 @@ inline void cut_columns(const Operands& v, Plan& plan) {
   }
   if (plan.inner == 1 && v.all([](const View& u) { return u.outer_stride == u.channels; })) {
     plan.fold = std::clamp<Index>(least_columns / plan.channels, 1, plan.outer);
-    if (plan.fold > 8) plan.fold -= plan.fold % 8;  // whole vectors, for any number of channels
+    if (plan.fold > 8) plan.fold -= plan.fold % 8;  // whole vectors of 8
   }
   plan.blocks = divided_up(plan.outer, plan.fold);
 }
@@ -88,8 +91,9 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.group_channels = std::clamp<Index>(of_group, 1, plan.channels);
 }
 
-/// Short runs are columns, if enough rows share the copies of their coefficients: loops over many
-/// columns are faster. A map gains less, because it keeps the coefficients of a run in registers.
+/// Short runs are taken as columns, if there are enough rows to pay for copies of the coefficients:
+/// loops over many columns are faster. A map gains less, because it keeps the coefficients of a run
+/// in registers.
 [[nodiscard]] inline bool are_columns(const Operands& v, bool twice) {
   constexpr Index longest_summed = 224;      // values
   constexpr Index longest_mapped = 320;      // bytes
@@ -119,7 +123,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.inner = plan.piece = x.inner;
   plan.fold = plan.pieces = 1;
   const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
-  plan.past_caches = plan.values * x.elements->bytes * tensors > bytes_in_caches;
+  plan.past_caches = plan.values > bytes_in_caches / (x.elements->bytes * tensors);
   plan.in_columns = are_columns(v, twice);
   if (plan.in_columns) {
     cut_columns(v, plan);
@@ -130,7 +134,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   const Index slabs = std::clamp<Index>(x.count() * plan.group_channels / task, 1,
                                         std::max<Index>(most_tasks / plan.groups, 1));
   plan.slab_blocks = divided_up(plan.blocks, slabs);
-  if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 8) * 8;  // summed by fours
+  if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 8) * 8;  // summed in fours
   plan.slabs = divided_up(plan.blocks, plan.slab_blocks);
   return plan;
 }

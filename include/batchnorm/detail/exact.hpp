@@ -27,8 +27,8 @@ struct Statistics {
 };
 
 /// mu = sum x / n,  var = sum (x - mu)^2 / n,  inv_std = 1 / sqrt(var + eps)
-/// Without rounding, sum (x - mu) would be 0; it corrects both. var is NaN if a value is not
-/// finite.
+/// In exact arithmetic sum (x - mu) is 0; what it is here corrects mu and var. var is NaN if a
+/// value is not finite. var + eps is 0 here only where long double is no wider than double.
 template <class A>
 [[nodiscard]] Statistics<A> measure(const View& x, Index c, double eps) {
   const auto n = static_cast<Wide<A>>(x.count());
@@ -46,7 +46,9 @@ template <class A>
     sum_dd += d * d;
   });
   const Wide<A> var = (sum_dd - sum_d * (sum_d / n)) / n, radicand = var + wide<A>(eps);
-  return {mu + sum_d / n, var, radicand > 0 ? 1 / std::sqrt(radicand) : 0};
+  const Wide<A> inv_std =
+      radicand > 0 ? 1 / std::sqrt(radicand) : 0;  // GCOV_EXCL_BR_LINE: as above
+  return {mu + sum_d / n, var, inv_std};
 }
 
 /// y of a layer without an activation: z itself.

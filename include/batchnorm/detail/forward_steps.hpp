@@ -6,10 +6,10 @@
 // The steps of the forward pass, for channels [c0, c1).
 namespace batchnorm::functional {
 
-/// Sums are taken about one of the channel's values, v0. So a mean that is large against the
-/// deviation takes no digits from them, and a constant channel has variance 0.
+/// What sums d and d^2. They are taken about one of the channel's values, v0. So a mean that is
+/// large against the deviation takes no digits from them, and a constant channel has variance 0.
 template <class A>
-[[nodiscard]] Step sum_moments(const Call<A>& call) {
+[[nodiscard]] Step moments_step(const Call<A>& call) {
   const View& x = call.v.in[0];
   const void* const middle = x.at(x.outer / 2, 0, x.inner / 2);
   x.elements->read(middle, x.channels, x.channel_stride, call.v0);
@@ -26,17 +26,19 @@ void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const S
   };
   for_channels(c0, c1, finish, out.mean, out.var, call.v0, sums.of[0], sums.of[1]);
   detail::inverse_roots(out.var + c0, c1 - c0, eps, out.inv_std + c0);
-  // Not so if v0 lies far out, or if squares overflowed or lost bits.
+  // The sums are not exact enough if v0 lies far out, or if squares overflowed or lost bits.
+  // Squares of doubles may all become 0 although the values differ, which matters where eps is 0.
+  const bool zero_is_exact = eps > 0 || !std::is_same_v<A, double>;
   const auto is_good = [=](double var, double d, double dd) {
-    const std::int64_t has_bits = dd >= 0x1p-960, is_constant = dd == 0;
+    const std::int64_t has_bits = dd >= 0x1p-960, is_zero = dd == 0 && zero_is_exact;
     return detail::is_finite(d) & detail::is_finite(dd) & std::int64_t(var * n >= 0.01 * dd) &
-           (has_bits | is_constant);
+           (has_bits | is_zero);
   };
   const auto measure_exactly = [&](Index c) {
-    const auto exactly = detail::exact::measure<A>(call.v.in[0], c, eps);
-    out.mean[c] = detail::narrow<double>(exactly.mean);
-    out.var[c] = detail::narrow<double>(exactly.var);
-    out.inv_std[c] = detail::narrow<double>(exactly.inv_std);
+    const auto measured = detail::exact::measure<A>(call.v.in[0], c, eps);
+    out.mean[c] = detail::narrow<double>(measured.mean);
+    out.var[c] = detail::narrow<double>(measured.var);
+    out.inv_std[c] = detail::narrow<double>(measured.inv_std);
   };
   for_channels_but(c0, c1, is_good, measure_exactly, out.var, sums.of[0], sums.of[1]);
 }
@@ -46,7 +48,7 @@ template <class A>
 void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
   for (Index c = c0; c < c1; ++c) to[c] = parameter ? parameter[c] : otherwise;
 }
-/// From the statistics, and gamma in k.scale and beta in k.shift.
+/// The coefficients of y from the statistics, where k.scale is gamma and k.shift is beta before.
 template <class A>
 void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients<A>& k) {
   k.set_none_aside(c0, c1);
@@ -61,7 +63,7 @@ void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients
   const auto fits = [](A mean, A scale, A shift, double inv_std) {
     return detail::fits_as_offset(mean) & detail::fits_as_factor(scale) &
            detail::fits_as_offset(shift) & detail::fits_as_offset_times(mean, scale) &
-           detail::fits_as_inv_std(static_cast<A>(inv_std));
+           detail::fits_as_factor(static_cast<A>(inv_std));
   };
   const auto set_aside = [&](Index c) { k.set_aside(c, by.is_finite(c)); };
   for_channels_but(c0, c1, fits, set_aside, k.mean, k.scale, k.shift, by.inv_std);
@@ -74,22 +76,23 @@ void prepare_normalize(const Call<A>& call, Index c0, Index c1, const Normalizer
   prepare_map(c0, c1, by, call.k);
 }
 
-/// Calls f(c, statistics) for the channels that were set aside. A batch's inv_std that is too small
-/// for a double is measured again.
-template <class A, class F>
-void for_beyond(const Call<A>& call, const Normalizer& by, const F& f) {
-  for (Index c = 0; c < call.plan.channels; ++c) {
-    if (call.k.is_beyond[c]) f(c, exactly(call, c, by));
-  }
-}
+/// Channel c's statistics in the wider type. A batch is measured again if its inv_std is a
+/// subnormal double, which has lost bits.
 template <class A>
-[[nodiscard]] detail::exact::Statistics<A> exactly(const Call<A>& call, Index c,
-                                                   const Normalizer& by) {
+[[nodiscard]] detail::exact::Statistics<A> wide_statistics(const Call<A>& call, Index c,
+                                                           const Normalizer& by) {
   const auto bits = detail::magnitude_bits(by.inv_std[c]);
   const auto least = detail::magnitude_bits((std::numeric_limits<double>::min)());
   const bool is_subnormal = by.of_batch && bits != 0 && bits < least;
   if (is_subnormal) return detail::exact::measure<A>(call.v.in[0], c, 0);
   return {detail::wide<A>(by.mean[c]), 0, detail::wide<A>(by.inv_std[c])};
+}
+/// Calls f(c, statistics) for the channels that were set aside.
+template <class A, class F>
+void for_beyond(const Call<A>& call, const Normalizer& by, const F& f) {
+  for (Index c = 0; c < call.plan.channels; ++c) {
+    if (call.k.is_beyond[c]) f(c, wide_statistics(call, c, by));
+  }
 }
 template <class A, class Y = detail::exact::Z>
 void normalize_beyond(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,

@@ -257,7 +257,7 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     Index j = 0;
     for (; j < first % W; ++j) map_value<in_columns>(b, r, j, out);
     for (; j + W <= b.width; j += W) {
-      if (in_columns && b.ahead != 0) prefetch(b, r, j);
+      if constexpr (in_columns) prefetch(b, r, j);
       V result;
       result_at<in_columns>(b, r, j, k, result);
       store<Isa>(result, out + j, first <= j && j < end);
@@ -318,14 +318,11 @@ BATCHNORM_AVX512 void loop_by_avx512(const Block& b) {
 template <class Formula, class T>
 [[nodiscard]] Loops loops_of() {
 #if defined(BATCHNORM_CHOOSES)
-  switch (chosen_instructions()) {
-    case Chosen::avx512:
-      return {loop_by_avx512<Formula, T, false>, loop_by_avx512<Formula, T, true>};
-    case Chosen::avx2:
-      return {loop_by_avx2<Formula, T, false>, loop_by_avx2<Formula, T, true>};
-    case Chosen::baseline:
-      break;
-  }
+  const Chosen chosen = chosen_instructions();
+  if (chosen == Chosen::avx512)  // GCOV_EXCL_BR_LINE: needs a processor that has it
+    return {loop_by_avx512<Formula, T, false>, loop_by_avx512<Formula, T, true>};
+  if (chosen == Chosen::avx2)
+    return {loop_by_avx2<Formula, T, false>, loop_by_avx2<Formula, T, true>};
 #endif
   return {loop<Formula, T, false>, loop<Formula, T, true>};
 }

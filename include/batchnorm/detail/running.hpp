@@ -10,6 +10,17 @@
 
 namespace batchnorm::detail {
 
+/// Is a batch of n values per channel normalized by its own statistics? Throws if n is too small.
+[[nodiscard]] inline bool is_by_batch(const Options& options, bool training, Index n,
+                                      const Where& where) {
+  if (!training && options.track_running_stats) return false;
+  const bool too_few = n == 1 || (n == 0 && training);
+  const char* const advice = ": see Options::single_value";
+  if (too_few && options.single_value == SingleValue::reject)
+    where.invalid({"expected more than one value per channel, got ", n, advice});
+  return n != 1 || options.single_value == SingleValue::accept;
+}
+
 /// The statistics that eval mode normalizes with: per channel an average over training batches,
 ///   running = (1 - w) * running + w * batch
 /// Vector is Eigen::Matrix<Param, C, 1>, where C is a number or Eigen::Dynamic.

@@ -26,9 +26,8 @@ inline constexpr Index lanes = static_cast<Index>(Isa::bytes / sizeof(N));
 template <class N, class Isa>
 using Vector = typename VectorOf<N, Isa::bytes / sizeof(N)>::type;
 
-/// A vector with the same number in all lanes. Compilers make one instruction of this. Of
-/// number - V{}, g++ 12 makes one for each lane in functions for other instructions than the
-/// program's.
+/// A vector with the same number in all lanes. Compilers make one instruction of this. For
+/// number - V{}, g++ 12 makes one for each lane in functions with a target attribute.
 template <class N, class V>
 BATCHNORM_INLINE void splat(N number, V& v) {
   constexpr std::size_t count = sizeof(V) / sizeof(N);

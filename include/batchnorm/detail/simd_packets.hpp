@@ -70,11 +70,7 @@ struct Lanes {
   using Packet = typename PacketOf<N, count>::type;
   Packet packet;
 
-  N operator[](std::size_t l) const {
-    N numbers[count];
-    std::memcpy(numbers, &packet, sizeof packet);
-    return numbers[l];
-  }
+  N operator[](std::size_t) const;  // declared only: it tells the type of a number
   Lanes& operator+=(const Lanes& b) { return *this = *this + b; }
   friend BATCHNORM_INLINE Lanes operator+(const Lanes& a, const Lanes& b) {
     using Eigen::internal::padd;
@@ -171,13 +167,13 @@ BATCHNORM_INLINE void widen(const Floats<count>& v, Lanes<double, count>& to) {
 #endif
 #if defined(BATCHNORM_X86)
   if constexpr (count == 2) {
-    to.packet = _mm_cvtps_pd(_mm_setr_ps(floats[0], floats[1], 0, 0));
-    return;
+    _mm_storeu_pd(doubles, _mm_cvtps_pd(_mm_setr_ps(floats[0], floats[1], 0, 0)));
+    return read<double, count>(doubles, to);
   }
 #elif defined(__aarch64__) || defined(_M_ARM64)
   if constexpr (count == 2) {
-    to.packet = vcvt_f64_f32(vld1_f32(floats));
-    return;
+    vst1q_f64(doubles, vcvt_f64_f32(vld1_f32(floats)));
+    return read<double, count>(doubles, to);
   }
 #endif
   for (std::size_t l = 0; l < count; ++l) doubles[l] = static_cast<double>(floats[l]);
@@ -211,14 +207,14 @@ BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to,
 template <class Isa, std::size_t count, class L>
 BATCHNORM_INLINE void read_floats(const Eigen::half* from, Floats<count>& to, L) {
   float floats[count];
+  std::size_t l = 0;
 #if defined(BATCHNORM_F16C)
-  for (std::size_t l = 0; l < count; l += 8) {
-    const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + l));
-    _mm256_storeu_ps(floats + l, _mm256_cvtph_ps(halves));
+  for (; l + 4 <= count; l += 4) {
+    const __m128i halves = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + l));
+    _mm_storeu_ps(floats + l, _mm_cvtph_ps(halves));
   }
-#else
-  for (std::size_t l = 0; l < count; ++l) floats[l] = static_cast<float>(from[l]);
 #endif
+  for (; l < count; ++l) floats[l] = static_cast<float>(from[l]);
   read<float, count>(floats, to);
 }
 template <class Isa, std::size_t count, class L>

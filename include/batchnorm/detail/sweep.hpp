@@ -25,7 +25,7 @@ struct Sums {
 /// The sums of all channels, for each slab.
 struct SlabSums {
   double* first;
-  Index stride;  // from one sum to the next; a multiple of a line of the cache
+  Index stride;  // doubles from one array of sums to the next; whole lines of the cache
 
   [[nodiscard]] Sums of(Index slab) const {
     return {{first + 2 * slab * stride, first + (2 * slab + 1) * stride}};
@@ -63,7 +63,7 @@ struct SlabSums {
 
 // Runs. -------------------------------------------------------------------------------------------
 
-/// Takes the formula over blocks that have a run, or a piece of one, of each channel in [c0, c1).
+/// Runs the formula's loop on blocks of a run, or a piece of one, of each channel in [c0, c1).
 inline void over_runs(const Plan& plan, const Part& part, Index c0, Index c1, const Step& step,
                       const Sums& sums) {
   for (Index b = part.b0; b < part.b1; ++b) {
@@ -151,7 +151,7 @@ struct Columns {
   }
 };
 
-/// Takes the formula over blocks of columns.
+/// Runs the formula's loop on blocks of columns.
 inline void over_columns(const Plan& plan, const Part& part, const Columns& columns,
                          const Step& step, const Sums& sums) {
   constexpr Index prefetched = 4096;  // values, and at least four rows, ahead of the ones at work
@@ -227,10 +227,10 @@ inline void map_all(const Plan& plan, const Workers& workers, const Step& step) 
   each_part(plan, workers, [&](const Part& part) { map(plan, part, step); });
 }
 
-/// Channels that a thread sums, settles and maps before it takes others: those of a group or, where
-/// threads outnumber the groups, a part of its columns. 0 if this would not keep all threads at
-/// work, or if a task's values, which do not lie side by side, would not stay in a cache: then the
-/// slabs are shared. Neither changes a bit of the results.
+/// How many channels a thread sums, settles and maps before it takes the next ones. Where groups
+/// are few, a task may be some columns of a group, if its values stay in a cache. 0 if the threads
+/// should share the slabs: then all channels are summed, then settled, then mapped. Results have
+/// the same bits either way.
 [[nodiscard]] inline Index channels_of_task(const Plan& plan, Index threads) {
   constexpr Index least_columns = 128, in_cache = 64 * 1024;  // values
   if (threads == 1 || plan.groups >= 4 * threads) return plan.group_channels;

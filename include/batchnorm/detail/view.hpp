@@ -89,14 +89,18 @@ struct View {
 
 /// Are two views of one shape the same elements in the same places?
 [[nodiscard]] inline bool is_same_place(const View& a, const View& b) {
-  return a.data == b.data && a.outer_stride == b.outer_stride &&
-         a.channel_stride == b.channel_stride && a.inner_stride == b.inner_stride;
+  const auto same = [](Index extent, Index stride, Index other) {
+    return extent == 1 || stride == other;
+  };
+  return a.data == b.data && same(a.outer, a.outer_stride, b.outer_stride) &&
+         same(a.channels, a.channel_stride, b.channel_stride) &&
+         same(a.inner, a.inner_stride, b.inner_stride);
 }
 
-/// Do two dense views of one shape share memory? Strided views may interleave:
-/// their owner has to take care.
+/// Do two dense views of one shape share memory? Strided views are not checked, because their
+/// elements may interleave.
 [[nodiscard]] inline bool overlaps(const View& a, const View& b) {
-  if (a.size() == 0 || !a.is_dense() || !b.is_dense()) return false;
+  if (!a.is_dense() || !b.is_dense()) return false;
   const std::less<const char*> before;
   const auto *a0 = static_cast<char*>(a.data), *b0 = static_cast<char*>(b.data);
   return before(a0, b0 + b.size() * b.elements->bytes) &&

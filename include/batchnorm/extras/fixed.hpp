@@ -22,11 +22,13 @@ namespace batchnorm {
 ///   auto y = bn.forward(x);
 ///   auto dx = bn.backward(x, dy);
 ///
-/// It differs from BatchNorm1d in four points. x, y, dy and dx are dense matrices of C columns. If
-/// an option switches a vector off, the vector is not empty: gamma() is 1, beta() is 0, their
-/// gradients are 0, and the running statistics stay 0 and 1. It computes in double, by plain loops
-/// on the calling thread. Deviations of doubles beyond 1e150, whose squares overflow, count as not
-/// finite. Only the message of an error is on the heap.
+/// It differs from BatchNorm1d: x, y, dy and dx are dense matrices of C columns, and expressions
+/// are computed again in each pass over them. If an option switches a vector off, the vector is not
+/// empty: gamma() is 1, beta() is 0, their gradients are 0, and the running statistics stay 0 and
+/// 1. It computes in double, by plain loops on the calling thread. Deviations of doubles beyond
+/// 1e150, whose squares overflow, count as not finite. Of overlapping arguments it refuses only a y
+/// that starts where x does, in training mode. It has no infer, saved, folded, set_momentum and
+/// set_device. Only the message of an error is on the heap.
 template <class Scalar, int C>
 class FixedBatchNorm1d {
   static_assert(detail::is_supported_scalar<Scalar>,
@@ -73,7 +75,7 @@ class FixedBatchNorm1d {
     if (rows_ < 0)
       where.misuse({"expected a forward before backward, got none: call forward(x) first"});
     if (is_overwritten_)
-      where.misuse({"expected the x of the last forward, which wrote y over it"});
+      where.misuse({"expected x as it was, but the last forward wrote y over it"});
     check_rows("the x of the last forward,", x.rows(), rows_, where);
     check_rows("dy", dy.rows(), rows_, where), check_rows("dx", dx.rows(), rows_, where);
     if (x.rows() > 0) write_backward(x.derived(), dy.derived(), dx.derived());
@@ -159,7 +161,7 @@ class FixedBatchNorm1d {
     const detail::Where where = in("forward");
     const Index n = x.rows();
     check_rows("y", y.rows(), n, where);
-    const bool by_batch = is_by_batch(n, where);
+    const bool by_batch = detail::is_by_batch(options_, training_, n, where);
     Numbers mean = in_double(running_.mean), var = in_double(running_.var);
     if (by_batch && n > 0) measure(x, mean, var, where);
     const Numbers inv_std =
@@ -178,14 +180,6 @@ class FixedBatchNorm1d {
     rows_ = n;
     is_overwritten_ = in_place;
   }
-  [[nodiscard]] bool is_by_batch(Index n, const detail::Where& where) const {
-    if (!training_ && options_.track_running_stats) return false;
-    const bool too_few = n == 1 || (n == 0 && training_);
-    const char* const advice = ": see Options::single_value";
-    if (too_few && options_.single_value == SingleValue::reject)
-      where.invalid({"expected more than one value per channel, got ", n, advice});
-    return n != 1 || options_.single_value == SingleValue::accept;
-  }
   /// Takes two passes, the first about one of the values. Writes a var of NaN unless all is finite.
   template <class X>
   void measure(const X& x, Numbers& mean, Numbers& var, const detail::Where& where) const {
@@ -203,7 +197,7 @@ class FixedBatchNorm1d {
       if (detail::is_finite(mean[c]) && detail::is_finite(var[c])) continue;
       var[c] = detail::not_a_number<double>();
       if (options_.non_finite == NonFinite::reject)
-        where.domain({"expected finite values, got some that are not in channel ", c});
+        where.domain({"expected finite values, got infinity or NaN in channel ", c});
     }
   }
 

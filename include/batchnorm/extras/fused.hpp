@@ -21,8 +21,8 @@ struct LeakyRelu {
 namespace detail::fused {
 using functional::Affine, functional::Call, functional::Normalizer;
 
-/// act(z) if v is z and top is 6; dz = act'(z) * dy if v is dy and top is 0. All comparisons with
-/// NaN are false: where z is NaN, act(z) is NaN, and dy passes.
+/// With v = z and top = 6: act(z). With v = dy and top = 0: dz = act'(z) * dy. All comparisons with
+/// NaN are false: where z is NaN, act(z) is NaN and dz is dy.
 template <class Act, int top, class V>
 BATCHNORM_INLINE void activate(const V& z, const V& v, const V& slope, V& result) {
   constexpr bool is_leaky = std::is_same_v<Act, LeakyRelu>;
@@ -62,8 +62,9 @@ struct DzOfY : FormulaOf<false, 2, 1> {
     activate<Act, 0>(y, dy, slope, dz);
   }
 };
-/// What follows from dz, with z computed again from x: with 5 coefficients the terms of Gradients,
-/// with 7 dx of InputGradient, with 4 dx = dz * scale by given statistics, even if x is infinite.
+/// Computes z again from x, then dz, then one of three results. `count` coefficients: 5 for the
+/// terms of Gradients, 7 for dx of InputGradient, 4 for dx = dz * scale by given statistics, where
+/// x may be infinite.
 template <class Act, int count>
 struct OfDz : FormulaOf<count == 5, 2, count> {
   template <class V, class... Rest>
@@ -91,8 +92,9 @@ void map_dz(Operands v, const A* slopes, const Workers& workers) {
   const Plan plan = plan_for(v, false);
   map_all(plan, workers, step_of<DzOfY<Act>, T>(v, slopes));
 }
-/// y from v: x, r or an empty view, and y. y may be x if act is Identity or LeakyRelu: by a slope
-/// of 1 the loops copy the channels set aside. Core::forward_by gives `batch`.
+/// y from v: x, r or an empty view, and y. y may be x if act is Identity or LeakyRelu: channels
+/// that are set aside have a slope of 1, by which the loops copy them. Core::forward_by gives
+/// `batch`.
 template <class T, class Act, class A>
 void write_y(Core<A>& core, const Operands& v, const functional::Statistics* batch,
              const A* slopes) {
@@ -110,7 +112,7 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
     for (Index c = c0; c < c1; ++c) call.slope[c] = k.is_beyond[c] ? A(1) : slopes[c];
   };
   if (batch) {
-    by_groups(call.plan, core.workers, sum_moments(call), call.sums, settle, map);
+    by_groups(call.plan, core.workers, moments_step(call), call.sums, settle, map);
   } else {
     settle(0, call.plan.channels);
     map_all(call.plan, core.workers, map);
@@ -126,15 +128,15 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
 template <class A>
 void prepare_z(const Call<A>& call, const Normalizer& by, const Affine<A>& affine) {
   prepare_normalize(call, 0, call.plan.channels, by, affine);
-  static_cast<void>(sum_gradients(call, by));  // sets mean and inv_std
+  static_cast<void>(gradients_step(call, by));  // sets mean and inv_std
   for (Index c = 0; c < call.plan.channels; ++c) {
     if (by.is_finite(c) && !call.k.is_beyond[c]) continue;
     call.k.shift[c] = not_a_number<A>();
     call.inv_std[c] = (std::numeric_limits<A>::max)();
   }
 }
-/// z for dx, after prepare_input_gradient, whose scale is z's. Where z_shift is NaN, dy passes, and
-/// so the channels set aside are copied.
+/// Prepares z for dx, after prepare_input_gradient, which sets the scale that z has too. Channels
+/// that are set aside get a z_shift of NaN, by which dz is dy.
 template <class A>
 void finish_z(const Call<A>& call, Index c0, Index c1, const Normalizer& by, A* z_shift) {
   for (Index c = c0; c < c1; ++c) {
@@ -277,7 +279,7 @@ class Fused {
       check_apart(where, "dr", out_dr, "x", in_x);
       check_apart(where, "dr", out_dr, "dx", out);
       check_apart(where, "dr", out_dr, "y", in_y);
-      if (!is_same_place(in_dy, out_dr)) check_apart(where, "dr", out_dr, "dy or dy itself", in_dy);
+      check_same_or_apart(where, "dr", out_dr, "dy", in_dy);
       core.backward_by(where, core.saved, shape, in_x, in_dy, out, [&](auto by, auto sums) {
         detail::fused::map_dz<Scalar, Act>({{in_y, in_dy}, out_dr}, slopes_.data(), core.workers);
         functional::backward<Param>(in_x, out_dr, by, core.affine(), sums, out, core.resources());

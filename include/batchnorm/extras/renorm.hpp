@@ -113,7 +113,7 @@ class BatchRenorm {
     const detail::Where where = in("backward");
     const auto f = [&](const auto& shape, const auto& in_x, const auto& in_dy, const auto& out) {
       detail::check_dx(where, in_x, in_dy, out);
-      detail::check_shape(where, shape, batch_.shape);
+      detail::check_shape_of_last(where, batch_.shape, shape);
       detail::GradientSums sums = detail::gradient_sums(*core_, batch_, in_x, in_dy);  // dbeta, s
       detail::GradientSums gradients = sums;
       gradients.col(1) = r_ * sums.col(1) + d_ * sums.col(0);

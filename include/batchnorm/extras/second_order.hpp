@@ -3,7 +3,6 @@
 
 #include <Eigen/Core>
 
-#include "batchnorm/detail/channel_values.hpp"
 #include "batchnorm/layer.hpp"
 
 namespace batchnorm {
@@ -16,7 +15,8 @@ struct SecondGradients {
   Eigen::VectorXd gamma;  ///< (C) with respect to gamma
 };
 
-/// The gradients of a loss with respect to the other results of a backward. Of length 0: none.
+/// The gradients of a loss with respect to the other results of a backward. An empty vector stands
+/// for zeros.
 struct WithRespectTo {
   Eigen::VectorXd dgamma;  ///< (C) a
   Eigen::VectorXd dbeta;   ///< (C) b
@@ -24,6 +24,24 @@ struct WithRespectTo {
 
 namespace detail {
 
+/// The values of channel c as doubles: value (o, i) becomes element o * inner + i of the array.
+[[nodiscard]] inline Eigen::ArrayXd read_channel(const View& v, Index c) {
+  Eigen::ArrayXd values(v.count());
+  const bool is_column = v.inner == 1;
+  const Index runs = is_column ? 1 : v.outer, length = is_column ? v.outer : v.inner;
+  const Index step = is_column ? v.outer_stride : v.inner_stride;
+  for (Index o = 0; o < runs; ++o)
+    v.elements->read(v.at(o, c, 0), length, step, values.data() + o * length);
+  return values;
+}
+/// Writes them, rounded to A and then to the type of the elements.
+template <class A>
+void write_channel(const View& v, Index c, const Eigen::ArrayXd& values) {
+  for (Index o = 0; o < v.outer; ++o) {
+    for (Index i = 0; i < v.inner; ++i)
+      v.elements->write(v.at(o, c, i), static_cast<double>(narrow<A>(values[o * v.inner + i])));
+  }
+}
 /// Channel c of the formulas below. `at` are x, dy, v, dF/dx and dF/ddy. Writes the last two
 /// and returns dF/dgamma.
 template <class Param>

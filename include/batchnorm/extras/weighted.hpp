@@ -105,7 +105,7 @@ class Weighted {
   struct Use {
     Array w[2];             // of each position, row-major and column-major; the largest is 1
     double sum = 0;         // n
-    double correction = 1;  // n / (n - sum w^2 / n), without the layer's own k / (k - 1)
+    double correction = 1;  // n / (n - sum w^2 / n), divided by what running.take() applies
     bool is_empty = false;  // were the statistics of no values asked for?
     Shape shape;            // x's
     Saved saved;            // without a shape, so that the layer's own backward refuses it
@@ -241,14 +241,8 @@ class Weighted {
     const detail::Where where = in("backward");
     auto& core = layer_->core();
     const detail::Entered entered(core.in_use, where);
-    if (use_.shape.rank == 0)
-      where.misuse({"expected a forward before backward: call forward(x, weights(w)) first"});
-    if (shape != use_.shape) {
-      where.invalid({"expected the x of the last forward, of shape ", use_.shape.text(),
-                     ", got one of ", shape.text()});
-    }
-    detail::check_apart(where, "dx", dx, "x", x);
-    if (!detail::is_same_place(dy, dx)) detail::check_apart(where, "dx", dx, "dy or dy itself", dy);
+    detail::check_shape_of_last(where, use_.shape, shape);
+    detail::check_dx(where, x, dy, dx);
     write_input_gradient(use_.w[col_major], x, dy, dx);
   }
   void write_input_gradient(const Array& w, const View& x, const View& dy, const View& dx) {

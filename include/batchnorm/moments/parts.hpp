@@ -21,19 +21,6 @@ void on_views_alone(Core<Param>& core, const Where& where, const F& f, const A&.
 inline void check_y(const Where& where, const View& x, const View& y) {
   check_apart(where, "y", y, "x, which backward needs", x);
 }
-inline void check_dx(const Where& where, const View& x, const View& dy, const View& dx) {
-  check_apart(where, "dx", dx, "x", x);
-  if (!is_same_place(dy, dx)) check_apart(where, "dx", dx, "dy or dy itself", dy);
-}
-/// Throws unless x has the shape of the last forward's x; a rank of 0 says that there was no
-/// forward.
-inline void check_shape(const Where& where, const Shape& x, const Shape& last) {
-  if (last.rank == 0)
-    where.misuse({"expected a forward before backward, got none: call forward(x) first"});
-  const std::string of_last = last.text(), got = x.text();
-  if (x != last)
-    where.invalid({"expected the x of the last forward, of shape ", of_last, ", got one of ", got});
-}
 
 /// Count, mean and var of a part; the count alone if running statistics will normalize.
 template <class Param>
