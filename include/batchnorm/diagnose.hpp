@@ -53,11 +53,15 @@ struct Diagnosis {
 };
 
 /// Compares the batch x with the layer's running statistics. The layer does not change. A channel
-/// is far off if |shift| is over 1/2, or if spread is beyond a factor of 2. It must also be over 4
-/// / sqrt(n), or exp(4 / sqrt(2 n)): these are four standard errors, which chance seldom reaches.
-/// Throws what forward throws, and std::invalid_argument for an empty batch.
+/// is far off if
+///   |shift| > max(1/2, 4 / sqrt(n))   or   |log(spread)| > max(log(2), 4 / sqrt(2 n)).
+/// The terms with n are four standard errors, which chance seldom reaches. Throws
+/// std::invalid_argument if x does not fit the layer or is empty, and std::logic_error if a vector
+/// of the layer has another length than C.
 template <class Scalar, int spatial, class X>
 [[nodiscard]] Diagnosis diagnose(const BatchNorm<Scalar, spatial>& bn, const X& x) {
+  const detail::Where where{"batchnorm", "diagnose"};
+  bn.core().check_lengths(where);
   Options options;
   options.scale = options.shift = options.track_running_stats = false;
   options.channel_axis = bn.options().channel_axis;
@@ -65,10 +69,8 @@ template <class Scalar, int spatial, class X>
   BatchNorm<Scalar, spatial> own(bn.num_features(), options);  // normalizes by x's own statistics
   static_cast<void>(own.forward(x));
   const Saved& batch = own.saved();
-  if (batch.count == 0) {
-    detail::fail<std::invalid_argument>(detail::joined(
-        {"[diagnose] expected values, got an empty batch of shape ", batch.shape.text()}));
-  }
+  if (batch.count == 0)
+    where.invalid({"expected values, got an empty batch of shape ", batch.shape.text()});
   Diagnosis d;
   d.count = batch.count;
   d.tracks = bn.options().track_running_stats;
@@ -83,7 +85,9 @@ template <class Scalar, int spatial, class X>
     one.running_mean = d.tracks ? static_cast<double>(bn.running_mean()[c]) : one.mean;
     one.running_var = d.tracks ? static_cast<double>(bn.running_var()[c]) : one.var;
     one.shift = (one.mean - one.running_mean) * detail::inv_std_of(one.running_var, eps);
-    one.spread = std::sqrt(one.var + eps) * detail::inv_std_of(one.running_var, eps);
+    one.spread = one.var == one.running_var
+                     ? 1
+                     : std::sqrt(one.var + eps) * detail::inv_std_of(one.running_var, eps);
     one.is_finite = detail::is_finite(one.shift) && detail::is_finite(one.spread) &&
                     detail::is_finite(one.running_var);
     one.is_far = one.is_finite &&
@@ -98,9 +102,9 @@ template <class Scalar, int spatial, class X>
 
 namespace detail {
 
-/// The channels to print: all in order, or the 20 worst if there are more.
+inline constexpr std::size_t most_printed = 20;  // channels
+/// The channels to print: all in order, or the worst if there are more than most_printed.
 [[nodiscard]] inline std::vector<std::size_t> worst_of(const Diagnosis& d) {
-  constexpr std::size_t most = 20;
   const auto badness = [&](std::size_t c) {
     const ChannelDiagnosis& one = d.channels[c];
     if (!one.is_finite) return (std::numeric_limits<double>::max)();
@@ -108,10 +112,10 @@ namespace detail {
   };
   std::vector<std::size_t> order(d.channels.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  if (order.size() <= most) return order;
+  if (order.size() <= most_printed) return order;
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return badness(a) > badness(b); });
-  order.resize(most);
+  order.resize(most_printed);
   return order;
 }
 
@@ -119,12 +123,13 @@ namespace detail {
 
 /// Prints a table of the channels, the 20 worst if there are more, and what to do.
 inline std::ostream& operator<<(std::ostream& out, const Diagnosis& d) {
-  char line[160];
+  char line[1024];  // %f takes up to 312 characters for a double
   std::snprintf(line, sizeof line, "%7s %11s %11s %11s %11s %9s %9s\n", "channel", "mean",
                 "running", "deviation", "running", "shift", "spread");
   out << line;
   const auto all = static_cast<std::ptrdiff_t>(d.channels.size());
-  for (const std::size_t c : detail::worst_of(d)) {
+  const std::vector<std::size_t> printed = detail::worst_of(d);
+  for (const std::size_t c : printed) {
     const ChannelDiagnosis& one = d.channels[c];
     std::snprintf(line, sizeof line, "%7zu %11.4g %11.4g %11.4g %11.4g %9.2f %9.2f%s%s%s%s\n", c,
                   one.mean, one.running_mean, std::sqrt(one.var), std::sqrt(one.running_var),
@@ -136,11 +141,11 @@ inline std::ostream& operator<<(std::ostream& out, const Diagnosis& d) {
   const auto say = [&](std::ptrdiff_t number, const char* what) {
     if (number > 0) out << number << " of " << all << " channels " << what << "\n";
   };
-  if (all > 20) out << "The 20 worst of " << all << " channels.\n";
+  if (printed.size() < d.channels.size())
+    out << "The " << printed.size() << " worst of " << all << " channels.\n";
   if (d.never_updated)
     out << "The running statistics were never updated: the layer saw no batch in training mode, "
-           "and "
-           "no state was loaded.\n";
+           "and no state was loaded.\n";
   if (!d.tracks) out << "The layer tracks no statistics: eval mode uses the batch's too.\n";
   say(all - d.number_of(&ChannelDiagnosis::is_finite),
       "have statistics that are not finite: look for NaN and infinity in x and in the loaded "

@@ -30,23 +30,26 @@ namespace detail {
   }
   const double sum = shares.sum();
   const bool some = is_finite(sum) && sum > 0;
-  if (!some) refuse_average({"expected a finite number of samples in all, at least 1, got ", sum});
+  if (!some) refuse_average({"expected a finite number of samples in all, above 0, got ", sum});
   return shares / sum;
 }
-/// Is `name` the last part of key, after a dot or a slash?
+/// Is `name` the last part of key, after a dot or a slash? A name of several words, as running_var,
+/// may follow any character.
 [[nodiscard]] inline bool is_last_part(const std::string& name, const std::string& key) {
   if (key.size() < name.size()) return false;
   const std::size_t start = key.size() - name.size();
-  const bool is_whole = start == 0 || key[start - 1] == '.' || key[start - 1] == '/';
+  const bool is_whole =
+      start == 0 || key[start - 1] == '.' || key[start - 1] == '/' || name.find('_') != name.npos;
   return is_whole && key.compare(start, name.size(), name) == 0;
 }
-/// The key of the mean that stands beside a running variance; "" if `key` names no such variance.
+/// The key of the mean that stands beside a running variance of as many channels; "" if `key` names
+/// no such variance.
 [[nodiscard]] inline std::string mean_beside(const StateDict& state, const std::string& key) {
   for (std::size_t names = 0; names < state_names[3].size(); ++names) {
     const std::string var = state_names[3][names];
     if (!is_last_part(var, key)) continue;
-    const std::string mean = key.substr(0, key.size() - var.size()) + state_names[2][names];
-    if (state.count(mean) != 0) return mean;
+    const auto mean = state.find(key.substr(0, key.size() - var.size()) + state_names[2][names]);
+    if (mean != state.end() && mean->second.size() == state.at(key).size()) return mean->first;
   }
   return "";
 }
@@ -62,9 +65,10 @@ namespace detail {
 ///
 /// The variance of clients whose means differ is larger than the average of their variances. An
 /// entry is a running variance if its name is one of state_dict() and the mean stands beside it;
-/// states of whole models may have other entries too, which are averaged as parameters are. Throws
-/// std::invalid_argument unless all states have the same entries, of the same lengths. Source for
-/// the variance: Chan, Golub and LeVeque, 1983.
+/// states of whole models may have other entries too, which are averaged as parameters are. The
+/// numbers of a client without samples do not count. Throws std::invalid_argument unless all states
+/// have the same entries, of the same lengths. Source for the variance: Chan, Golub and LeVeque,
+/// 1983.
 [[nodiscard]] inline StateDict federated_average(const std::vector<StateDict>& states,
                                                  const std::vector<double>& samples) {
   const Eigen::VectorXd w = detail::shares_of(samples, states.size());
@@ -80,14 +84,17 @@ namespace detail {
       if (entry->second.size() != first.size())
         detail::refuse_average({"expected ", first.size(), " numbers in ", key, ", got ",
                                 entry->second.size(), " in state ", k});
-      sum += (is_counter ? 1 : w[static_cast<Eigen::Index>(k)]) * entry->second;
+      const double share = w[static_cast<Eigen::Index>(k)];
+      if (is_counter) sum += entry->second;
+      if (!is_counter && share > 0) sum += share * entry->second;
     }
   }
   for (auto& [key, var] : average) {  // then what the means add to the variances
     const std::string mean = detail::mean_beside(average, key);
     for (std::size_t k = 0; k < states.size() && !mean.empty(); ++k) {
+      const double share = w[static_cast<Eigen::Index>(k)];
       const auto d = states[k].at(mean).array() - average.at(mean).array();
-      var.array() += w[static_cast<Eigen::Index>(k)] * d.square();
+      if (share > 0) var.array() += share * d.square();
     }
   }
   return average;

@@ -17,8 +17,8 @@
 //                                                              b' = b + W (shift - scale * center)
 //
 // It computes in double, rounds once to the type of the weights, and changes no argument. It does
-// not fold into a convolution after the batch norm: that convolution pads with zeros behind the
-// batch norm, and no value in front of it stands for them in all channels.
+// not fold into a convolution after the batch norm: that convolution pads y with zeros; after
+// folding it would pad x with zeros, which is not the same.
 //
 // `norm` is a BatchNorm1d, 2d or 3d that tracks running statistics, or a ChannelAffine. `weight` is
 // a tensor or, for linear layers, a matrix, of any storage order; `bias` is a vector, or {} for
@@ -62,8 +62,7 @@ template <class Scalar, int spatial>
 [[nodiscard]] ChannelAffine<double> unrounded_map(const BatchNorm<Scalar, spatial>& bn) {
   ChannelAffine<double> map = bn.folded().template cast<double>();
   const auto map_of = bn.core().eval_maps();
-  for (Index c = 0; c < map.scale.size(); ++c)
-    map.scale[c] = map_of(c).gamma * map_of(c).inv_std();
+  for (Index c = 0; c < map.scale.size(); ++c) map.scale[c] = map_of(c).gamma * map_of(c).inv_std();
   return map;
 }
 template <class Param>

@@ -157,6 +157,30 @@ TEST_CASE("flat, dead and broken channels are named", "[diagnose]") {
   CHECK(says(d, "3 of 6 channels have statistics that are not finite"));
 }
 
+TEST_CASE("a variance that overflows is no finite statistic, though the mean is", "[diagnose]") {
+  BatchNorm1d<double> bn(1);
+  const Diagnosis d = diagnose(bn, Eigen::MatrixXd(Eigen::Vector2d(-1e300, 1e300)));
+  CHECK(d.channels[0].shift == 0);
+  CHECK_FALSE(d.channels[0].is_finite);
+}
+
+TEST_CASE("a channel that is constant in both has no distance, by eps 0 either", "[diagnose]") {
+  Options options;
+  options.eps = 0;
+  BatchNorm1d<double> bn(1, options);
+  bn.running_mean() << 3;
+  bn.running_var() << 0;
+  const Diagnosis d = diagnose(bn, Eigen::MatrixXd(Eigen::Vector2d(3, 3)));
+  CHECK(d.channels[0].spread == 1);
+  CHECK_FALSE(d.channels[0].is_far);
+}
+
+TEST_CASE("a line of the table has its end for numbers of any size", "[diagnose]") {
+  BatchNorm1d<double> bn(1);
+  const std::string table = text(diagnose(bn, Eigen::MatrixXd(Eigen::Vector2d(1e200, 1e200))));
+  CHECK(table.find("  far off  flat\n") != table.npos);
+}
+
 TEST_CASE("the table has a line for each channel, or for the 20 worst", "[diagnose]") {
   auto bn = trained(30);
   const Eigen::MatrixXf x = samples(30);
@@ -186,12 +210,17 @@ TEST_CASE("layers without gamma or statistics, and samples in columns", "[diagno
   CHECK(diagnose(bn, columns.transpose()).channels[1].mean == d.channels[1].mean);
 }
 
-TEST_CASE("a batch that does not fit is refused", "[diagnose]") {
+TEST_CASE("a batch or a layer that does not fit is refused", "[diagnose]") {
+  BatchNorm1d<float> cut(2);
+  cut.running_mean().resize(1);
+  testing::check_throws<std::logic_error>(
+      {"[batchnorm::diagnose] expected running_mean of length 2, got 1"},
+      [&] { static_cast<void>(diagnose(cut, samples(2))); });
   const BatchNorm1d<float> bn(2);
   testing::check_throws<std::invalid_argument>(
       {"[BatchNorm1d::forward] expected 2 channels, got 3"},
       [&] { static_cast<void>(diagnose(bn, samples(3))); });
   testing::check_throws<std::invalid_argument>(
-      {"[diagnose] expected values, got an empty batch of shape (0, 2)"},
+      {"[batchnorm::diagnose] expected values, got an empty batch of shape (0, 2)"},
       [&] { static_cast<void>(diagnose(bn, Eigen::MatrixXf(0, 2))); });
 }

@@ -110,6 +110,22 @@ TEST_CASE("the input gradient of ghost batches is that of dot(dy, y)", "[ghost]"
   testing::check_gradients_of(loss, x, dx, bn);
 }
 
+TEST_CASE("a reference to a column-major tensor settles the order of ghost batches", "[ghost]") {
+  using Rows = Eigen::Tensor<double, 4, Eigen::RowMajor>;
+  using Cols = Eigen::Tensor<double, 4>;
+  Rows x(4, 2, 3, 2);
+  testing::Random(5).fill(x);
+  batchnorm::BatchNorm2d<double> bn(2);
+  GhostBatches ghost(bn, 2);
+  const Rows expected = ghost.forward(x);
+  Cols memory(4, 2, 3, 2);
+  Eigen::TensorRef<Cols> y(memory);
+  ghost.forward(x * 1.0, y);
+  for (Index n = 0; n < 4; ++n) {
+    for (Index c = 0; c < 2; ++c) CHECK(memory(n, c, 2, 1) == Approx(expected(n, c, 2, 1)));
+  }
+}
+
 TEST_CASE("ghost batches leave inference as it is, to the bit", "[ghost]") {
   testing::Random random(5);
   Eigen::Tensor<float, 4, Eigen::RowMajor> x(9, 3, 4, 5), dy(9, 3, 4, 5);

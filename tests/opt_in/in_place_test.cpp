@@ -143,6 +143,7 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   refused(0, 0);
   refused(1e-4f, 1);
   refused(-1e-39f, 0);
+  refused(1e-23f, 0);  // gamma^2, a factor of dx, would vanish
   bn.gamma()[1] = 2e-3f, bn.beta()[1] = 1;
   CHECK_NOTHROW(in_place.forward(x));
   x = before;
@@ -175,6 +176,14 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
                                       [&] { InPlace(bn, LeakyRelu{0}); });
   check_throws<std::invalid_argument>({"expected a finite slope above 0, got nan"},
                                       [&] { InPlace(bn, LeakyRelu{NAN}); });
+  check_throws<std::invalid_argument>({"expected a finite slope above 0, got 1e-46"},
+                                      [&] { InPlace(bn, LeakyRelu{1e-46}); });  // 0 as a float
+  BatchNorm1d<Eigen::half> of_half(2);
+  InPlace hardly_leaky(of_half, LeakyRelu{1e-9});  // negative y would all become 0
+  Eigen::Matrix<Eigen::half, 4, 2> halves = before.cast<Eigen::half>();
+  check_refused<std::domain_error>(of_half,
+                                   {"expected |gamma| of at least 61035.2"},  // 2^-14 / 1e-9
+                                   [&] { hardly_leaky.forward(halves); });
   InPlace fresh(bn, Identity());
   check_refused<std::logic_error>(bn, {"call forward(x) first"},
                                   [&] { fresh.backward(x, before, dx); });

@@ -123,6 +123,39 @@ TEST_CASE("a mean of a million deviations takes no digits from micro-batches", "
   CHECK(worst <= 6e-7);
 }
 
+TEST_CASE("micro-batches are right where the mean is beyond what the kernels do", "[micro]") {
+  const float size = std::ldexp(1.0f, 104);
+  const Eigen::Vector4f x = Eigen::Vector4f(1, 3, 1, 3) * size, dy(1, 2, 3, -1);
+  BatchNorm1d<float> bn(1);
+  MicroBatches steps(bn);
+  steps.measure(x.head(1)), steps.measure(x.tail(3));
+  CHECK(steps.forward(x.head(1))(0) == Approx(-1));
+  CHECK(steps.forward(x.tail(3))(0) == Approx(1));
+  steps.measure(x.head(1), dy.head(1)), steps.measure(x.tail(3), dy.tail(3));
+  // x_hat -1, 1, -1, 1, dbeta 5, dgamma -3:  dx * size = dy - 5/4 + x_hat * 3/4
+  CHECK(steps.backward(x.head(1), dy.head(1))(0) * size == Approx(-1));
+  const Eigen::Vector3f dx = steps.backward(x.tail(3), dy.tail(3)) * size;
+  CHECK(dx[0] == Approx(1.5));
+  CHECK(dx[1] == Approx(1));
+  CHECK(dx[2] == Approx(-1.5));
+}
+
+TEST_CASE("a gradient that is not finite makes its channel's dx NaN in all parts", "[micro]") {
+  const double huge = std::ldexp(1.0, 970), infinity = std::numeric_limits<double>::infinity();
+  const Eigen::Vector4d x = Eigen::Vector4d(1, 3, 1, 3) * huge;  // beyond what the kernels do
+  // dbeta is infinite, or dgamma alone is beyond a double: sum dy * x_hat with x_hat -1, 1, -1, 1
+  for (const Eigen::Vector4d& dy :
+       {Eigen::Vector4d(1, infinity, 0, 0), Eigen::Vector4d(-1e308, 1e308, 0, 0)}) {
+    BatchNorm1d<double> bn(1);
+    MicroBatches steps(bn);
+    steps.measure(x);
+    static_cast<void>(steps.forward(x));
+    steps.measure(x.head(2), dy.head(2)), steps.measure(x.tail(2), dy.tail(2));
+    CHECK(std::isnan(steps.backward(x.head(2), dy.head(2))(0)));
+    CHECK(std::isnan(steps.backward(x.tail(2), dy.tail(2))(1)));
+  }
+}
+
 TEST_CASE("the next batch of micro-batches starts with its first measure", "[micro]") {
   const MatrixXd a = random_matrix(6, 2, 6), b = random_matrix(4, 2, 7);
   BatchNorm1d<double> bn(2), whole(2);
@@ -220,7 +253,7 @@ TEST_CASE("steps of micro-batches out of order are refused", "[micro]") {
   Eigen::VectorXd memory = Eigen::VectorXd::Zero(10);
   Eigen::Map<MatrixXd> dy(memory.data(), 4, 2), dx(memory.data() + 2, 4, 2);
   check_refused<std::invalid_argument>(
-      bn, {"[MicroBatches::backward]", "expected dx apart from dy or dy itself"},
+      bn, {"[MicroBatches::backward]", "expected dx to be dy itself or apart from it"},
       [&] { steps.backward(x, dy, dx); });
   CHECK(memory == Eigen::VectorXd::Zero(10));
   backward();

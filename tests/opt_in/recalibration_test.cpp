@@ -225,6 +225,8 @@ TEST_CASE("a recalibration that fails leaves the running statistics as they were
     CHECK_FALSE(bn.is_training());
     CHECK(other.is_training());
   };
+  testing::check_throws<std::logic_error>({"[Recalibration::add] expected each layer once"},
+                                          [&] { recalibration.add(bn); });
   testing::check_throws<std::logic_error>(
       {"[Recalibration::run]", "every layer's own forward once", "layer 1", "batch 0"},
       [&] { recalibration.run(batches, through(bn)); });
@@ -261,6 +263,6 @@ TEST_CASE("a recalibration that fails leaves the running statistics as they were
   Options untracked;
   untracked.track_running_stats = false;
   BatchNorm1d<double> without(1, untracked);
-  testing::check_throws<std::logic_error>({"[Recalibration::add]", "tracks running statistics"},
+  testing::check_throws<std::logic_error>({"[Recalibration::add]", "does not track them"},
                                           [&] { recalibration.add(without); });
 }

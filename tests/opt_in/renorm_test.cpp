@@ -278,3 +278,22 @@ TEST_CASE("there is nothing to renormalize where running statistics do, or witho
   CHECK(y(0) == Approx(3).epsilon(1e-15));         // 2 * (7 - 4) / 3 + 1
   CHECK(dx(0) == Approx(14. / 3).epsilon(1e-15));  // 2 / 3 * 7
 }
+
+TEST_CASE("without a deviation, of the batch or of the running statistics, r is 1 and d 0",
+          "[renorm]") {
+  Options options;
+  options.eps = 0;
+  BatchNorm1d<double> bn(2, options);
+  bn.running_mean() << 4, 4;
+  bn.running_var() << 1, 0;
+  bn.beta() << 3, 3;
+  BatchRenorm renorm(bn, RenormSchedule::constant({3, 5}));
+  MatrixXd x(2, 2);
+  x << 7, 6, 7, 8;  // a constant channel, and one of mean 7 and variance 1
+  const MatrixXd y = renorm.forward(x);
+  CHECK((renorm.r() == 1).all());
+  CHECK((renorm.d() == 0).all());
+  CHECK(y.col(0) == Eigen::Vector2d(3, 3));
+  CHECK(y.col(1) == Eigen::Vector2d(2, 4));
+  CHECK(renorm.backward(x, x).col(0) == Eigen::Vector2d(0, 0));
+}

@@ -186,6 +186,14 @@ TEST_CASE("a prefix without its dot is refused, and the message has the dot", "[
   });
 }
 
+TEST_CASE("an entry whose name is the prefix alone is unknown", "[state]") {
+  BatchNorm1d<float> bn(2);
+  auto state = state_of_two("net.1.");
+  state["net.1."] = vector({1, 2});
+  check_refused<std::invalid_argument>(bn, {"net.1.: expected an entry of a batch-norm layer"},
+                                       [&] { load_state_dict(bn, state, "net.1."); });
+}
+
 TEST_CASE("the federated average merges statistics, and a layer takes it", "[state]") {
   // Client a has 30 samples, b has 10: shares of 0.75 and 0.25.
   const StateDict a = {{"bn.weight", vector({1, 2})},           {"bn.bias", vector({0, 4})},
@@ -221,6 +229,29 @@ TEST_CASE("the federated average knows Keras's and Flax's variances, and no othe
   CHECK(average.at("moving_variance") == vector({5}));  // 1 + 2^2
   CHECK(average.at("bn/var") == vector({5}));
   CHECK(average.at("other.var") == vector({1}));  // no mean beside it
+}
+
+TEST_CASE("the federated average knows names of several words after any character", "[state]") {
+  const auto state = [&](double mean, double counter) {
+    return StateDict{{"bn1_running_mean", vector({mean})},
+                     {"bn1_running_var", vector({1})},
+                     {"bn1_num_batches_tracked", vector({counter})},
+                     {"n.mean", vector({mean, mean})},
+                     {"n.var", vector({1})}};
+  };
+  const StateDict average = federated_average({state(-2, 3), state(2, 4)}, {1, 1});
+  CHECK(average.at("bn1_running_var") == vector({5}));  // 1 + 2^2
+  CHECK(average.at("bn1_num_batches_tracked") == vector({7}));
+  CHECK(average.at("n.var") == vector({1}));  // of another length than the mean beside it
+}
+
+TEST_CASE("the numbers of a client without samples do not count", "[state]") {
+  const auto state = [&](double number) {
+    return StateDict{{"running_mean", vector({number})}, {"running_var", vector({number})}};
+  };
+  const StateDict average = federated_average({state(2), state(std::nan(""))}, {0.5, 0});
+  CHECK(average.at("running_mean") == vector({2}));
+  CHECK(average.at("running_var") == vector({2}));
 }
 
 TEST_CASE("states that do not match are not averaged", "[state]") {

@@ -346,6 +346,16 @@ TEST_CASE("a replica that ends leaves nobody waiting", "[sync]") {
       static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(1)));
     });
   });
+  check_throws<std::runtime_error>({"waits for an exchange with rank 0, which has ended"}, [&] {
+    Replicas(2).run([&](Communicator& world) {
+      if (world.rank() == 0) return;
+      try {
+        static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(1)));
+      } catch (const std::runtime_error&) {  // and asks once more
+        static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(1)));
+      }
+    });
+  });
   const auto thrown = thrown_on(2, [](Communicator& world) {
     static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(1 + world.rank())));
   });

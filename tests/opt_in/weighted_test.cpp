@@ -263,6 +263,20 @@ TEST_CASE("normalized positions of weight zero keep what is not finite to themse
   CHECK(bn.grad_gamma()[0] == Approx((-1 - 2 + 12) / std::sqrt(1 + 1e-5)).epsilon(1e-14));
 }
 
+TEST_CASE("a value that is not finite makes its channel's y NaN, and not its running statistics",
+          "[weighted]") {
+  BatchNorm1d<double> bn(2);
+  Weighted weighted(bn);
+  MatrixXd x(3, 2);
+  x << 1, 1, std::numeric_limits<double>::infinity(), 3, 5, 5;
+  const MatrixXd y = weighted.forward(x, weights(Eigen::Vector3d(1, 2, 1)));
+  CHECK(y.col(0).array().isNaN().all());
+  CHECK(y(2, 1) == Approx(2 / std::sqrt(2 + 1e-5)).epsilon(1e-14));  // mean 3, variance 2
+  CHECK(bn.running_mean()[0] == 0);
+  CHECK(bn.running_var()[0] == 1);
+  CHECK(bn.running_mean()[1] == Approx(0.3).epsilon(1e-14));
+}
+
 TEST_CASE("weights of zero leave an empty batch, and one other a single value", "[weighted]") {
   const MatrixXd x = Eigen::Vector3d(4, 5, 6);
   const Eigen::Vector3d none = Eigen::Vector3d::Zero(), one(0, 0.5, 0);

@@ -113,7 +113,7 @@ TEST_CASE("ranges that overlap, leave gaps or leave the data are errors", "[host
   const Folder folder("ranges");
   testing::write_file(folder / "f", two("[8,16]", "[0,8]"));
   CHECK_NOTHROW(SafetensorsReader(folder / "f"));
-  const std::string filled = "expected tensors that fill the data one after the other";
+  const std::string filled = "expected tensors without gaps and overlaps in the data";
   check_hostile(two("[0,8]", "[0,8]"), filled);
   check_hostile(two("[0,8]", "[4,12]"), filled);
   check_hostile(two("[4,12]", "[8,16]"), filled);
@@ -166,6 +166,10 @@ TEST_CASE("a shape of an unknown dtype has to fit a file too", "[hostile]") {
   }
   check_hostile(safetensors("{" + entry("a", "F4", "[16]", "[0,9]") + "}", std::string(8, '\0')),
                 "a: expected offsets within the 8 bytes of data");
+  // One that fits, but not in memory, is refused before memory is asked for.
+  check_hostile(
+      safetensors("{" + entry("a", "F4", "[1099511627776]", "[0,8]") + "}", std::string(8, '\0')),
+      "a: expected dtype F64");
 }
 
 TEST_CASE("a counter of a dtype that is no number is an error", "[hostile]") {
@@ -202,7 +206,7 @@ TEST_CASE("a header that is not the format's JSON is an error", "[hostile]") {
   header(" {}", "expected a header that starts with {");
   for (const char* text : {"{", "{}}", "{} x", "{\"a\"}", "{\"a\":}", "{'a':1}", "{\"a\xff\":{}}",
                            "{\"a\":1,}", "{/**/}", "{\"a\":NaN}"}) {
-    header(text, "expected a header of JSON, got what is none");
+    header(text, "expected a header of JSON, got something else");
   }
   header(std::string("{}\0{\"a\":1}", 10), "expected a header of text, got a zero in it");
   const std::string three = "a: expected dtype, shape and data_offsets";

@@ -155,7 +155,9 @@ TEST_CASE("the prefixes of a file are those of its batch norms", "[safetensors]"
   const BatchNorm2d<float> plain(2), stats_alone(3, bare), none(2, nothing),
       parameters_alone(4, without_statistics);
   writer.add("b.", plain).add("a.10.", stats_alone).add("c.", parameters_alone).add("d.", none);
-  add_two(writer, "norm.weight", 0);  // a layer norm
+  writer.add("e.", none);
+  add_two(writer, "e.num_batches_tracked", 0);  // a counter of nothing
+  add_two(writer, "norm.weight", 0);            // a layer norm
   add_two(writer, "norm.bias", 0);
   add_two(writer, "bn_mean", 0);  // after "_" this may be anything
   add_two(writer, "bn_var", 0);
@@ -210,8 +212,10 @@ TEST_CASE("a prefix without its dot is an error that says so", "[safetensors]") 
          [&] { static_cast<void>(layer_of(file, "net")); });
   refuse("bn0: expected a prefix with its \"_\"",
          [&] { static_cast<void>(layer_of(file, "bn0")); });
-  refuse("net.2.weight: expected a batch-norm layer, got no such entry; batch_norm_prefixes()",
-         [&] { static_cast<void>(layer_of(file, "net.2.")); });
+  refuse(
+      "net.2.weight: expected a batch-norm layer, got no such entry, or none with a number for "
+      "each channel; batch_norm_prefixes()",
+      [&] { static_cast<void>(layer_of(file, "net.2.")); });
 }
 
 TEST_CASE("a part that comes under two names is an error", "[safetensors]") {

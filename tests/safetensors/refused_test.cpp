@@ -169,7 +169,7 @@ TEST_CASE("numbers that an integer cannot be are refused, others cut", "[safeten
   CHECK(fit(1) == 2);
   CHECK(fit(2) == std::int64_t{1} << 62);
   CHECK(file.tensor<std::int64_t, 1>("largest")(0) == std::numeric_limits<std::int64_t>::max());
-  const std::string expected = ": expected integers below 9.22337e+18, got ";
+  const std::string expected = ": expected integers from -9.22337e+18 to below 9.22337e+18, got ";
   const auto refuse = [&](const std::string& words, const auto& call) {
     check_throws<std::invalid_argument>({words}, call);
   };
@@ -177,7 +177,7 @@ TEST_CASE("numbers that an integer cannot be are refused, others cut", "[safeten
          [&] { static_cast<void>(file.tensor<std::int64_t, 1>("huge")); });
   refuse("low" + expected + "-1", [&] { static_cast<void>(file.tensor<std::int64_t, 1>("low")); });
   refuse("nan" + expected + "nan", [&] { static_cast<void>(file.tensor<std::int64_t, 1>("nan")); });
-  refuse("largest: expected integers below 2.14748e+09, got 9.2",
+  refuse("largest: expected integers from -2.14748e+09 to below 2.14748e+09, got 9.2",
          [&] { static_cast<void>(file.tensor<std::int32_t, 1>("largest")); });
 }
 
@@ -186,6 +186,7 @@ TEST_CASE("a name is written once", "[safetensors]") {
   writer.add("a", Eigen::VectorXf::Ones(2));
   check_throws<std::invalid_argument>({"[safetensors] expected a new name, got a again"},
                                       [&] { writer.add("a", Eigen::VectorXf::Ones(3)); });
-  check_throws<std::invalid_argument>(
-      {"__metadata__"}, [&] { writer.add("__metadata__", Eigen::VectorXf::Ones(3)); });
+  check_throws<std::invalid_argument>({"__metadata__, which the format reserves"}, [&] {
+    writer.add("__metadata__", Eigen::VectorXf::Ones(3));
+  });
 }

@@ -25,10 +25,10 @@ namespace batchnorm {
 /// Where there is an activation, backward overwrites y with z. dx may be dy. gamma and beta may
 /// change between the two calls: x_hat is computed with those of the forward.
 ///
-/// y was rounded once, by u * |y|. So x_hat has an error of u * (|x_hat| + |beta / gamma|), or less
-/// if slope is small. forward throws std::domain_error, before x is overwritten, where no digits of
-/// x_hat would be left: for |gamma| below |beta| / 1000, or so small that y would be denormal.
-/// Use the layer's own forward there, or keep gamma away from 0.
+/// y was rounded once, by u * |y|. So x_hat has an error of u * (|x_hat| + |beta / gamma|). forward
+/// throws std::domain_error, before x is overwritten, where no digits of x_hat would be left: for
+/// |gamma| below |beta| / 1000, or so small that y or gamma^2 would be subnormal. Use the layer's
+/// own forward there, or keep gamma away from 0.
 ///
 /// Mode, statistics, options and other errors are the layer's. The layer must outlive this object
 /// and stay where it is. A forward in place leaves nothing for the layer's own backward.
@@ -43,15 +43,17 @@ class InPlace {
   using Param = typename Layer::Param;
   using Index = Eigen::Index;
 
-  /// Throws std::invalid_argument for a slope that is not finite and above 0.
+  /// Throws std::invalid_argument unless the slope is above 0, and it and 1 / slope are finite in
+  /// the layer's Param.
   InPlace(Layer& layer, Act act) : layer_(&layer) {
-    double slope = 1;
-    if constexpr (std::is_same_v<Act, LeakyRelu>) slope = act.slope;
-    if (!detail::is_finite(slope) || slope <= 0)
-      in("InPlace").invalid({"expected a finite slope above 0, got ", slope});
-    const Index channels = layer.num_features();
-    slopes_.setConstant(channels, static_cast<Param>(slope));
-    inverse_slopes_.setConstant(channels, static_cast<Param>(1 / slope));
+    if constexpr (std::is_same_v<Act, LeakyRelu>) slope_ = act.slope;
+    const auto slope = detail::narrow<Param>(slope_), inverse = detail::narrow<Param>(1 / slope_);
+    const bool can_be_inverted = slope > 0 && inverse > 0 &&
+                                 detail::is_finite(static_cast<double>(slope)) &&
+                                 detail::is_finite(static_cast<double>(inverse));
+    if (!can_be_inverted) in("InPlace").invalid({"expected a finite slope above 0, got ", slope_});
+    slopes_.setConstant(layer.num_features(), slope);
+    inverse_slopes_.setConstant(layer.num_features(), inverse);
   }
 
   template <class X>
@@ -99,11 +101,14 @@ class InPlace {
   /// Throws std::domain_error unless x_hat of channel c can be computed from y.
   void check_parameters(const detail::Where& where, Index c) const {
     constexpr bool is_half = std::is_same_v<Scalar, Eigen::half>;  // bfloat16 has float's range
-    constexpr double smallest =
+    constexpr double of_y =
         is_half ? 0x1p-14 : static_cast<double>((std::numeric_limits<Param>::min)());
+    constexpr double of_gamma = std::is_same_v<Param, double> ? 0x1p-500 : 0x1p-60;
     const auto affine = layer_->core().affine();
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
-    if (!affine.gamma || std::abs(gamma) >= (std::max)(smallest, std::abs(beta) / 1000)) return;
+    const double smallest = (std::max)(of_gamma, of_y / (std::min)(slope_, 1.0));
+    const double of_beta = affine.gamma ? std::abs(beta) / 1000 : 0;
+    if (std::abs(gamma) >= (std::max)(smallest, of_beta)) return;
     where.domain({"expected |gamma| of at least ", smallest,
                   " and |beta| / 1000, to have x_hat back from y, got gamma ", gamma, " and beta ",
                   beta, " in channel ", c, ": use the layer's own forward"});
@@ -130,6 +135,7 @@ class InPlace {
   }
 
   Layer* layer_;
+  double slope_ = 1;
   typename Layer::Vector slopes_, inverse_slopes_, factor_;  // (C)
   Saved by_, of_z_;  // the statistics of the last forward; those that make x_hat from z
 };

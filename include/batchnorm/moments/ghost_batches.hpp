@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -10,10 +11,10 @@
 namespace batchnorm {
 
 /// Ghost batch normalization (Hoffer, Hubara and Soudry, 2017, arXiv 1705.08741). In training mode
-/// each `samples` consecutive samples of a batch are normalized by their own statistics, as if they
-/// were a batch; the last ghost batch may be smaller. The running statistics move once per batch,
-/// towards the merged moments of its ghost batches. In eval mode forward and backward are the
-/// layer's.
+/// every group of `samples` consecutive samples of a batch is normalized by its own statistics, as
+/// if it were a batch; the last ghost batch may be smaller. The running statistics move once per
+/// batch, towards the merged moments of its ghost batches. In eval mode forward and backward are
+/// the layer's.
 ///
 ///   GhostBatches ghost(bn, 32);
 ///   auto y = ghost.forward(x);         // 256 samples: eight means and variances
@@ -50,7 +51,7 @@ class GhostBatches {
       const auto normalize = [&](std::size_t g, const auto&... part) {
         detail::normalize(core(), by[g], part...);
       };
-      constexpr bool fastest = is_column_major<X, Y>();
+      constexpr bool fastest = is_column_major<X, Written<Y>>();
       each_ghost(shape, fastest, measure, in_x);
       const Saved whole = detail::settled(core(), where, detail::as_saved(all));
       each_ghost(shape, fastest, normalize, in_x, out_y);
@@ -76,7 +77,8 @@ class GhostBatches {
       const auto backward_of = [&](std::size_t g, const auto&... part) {
         core().backward(where, by_[g], shape, part...);
       };
-      each_ghost(shape, is_column_major<X, Dy, Dx>(), backward_of, views...);
+      constexpr bool fastest = is_column_major<X, Dy, Written<Dx>>();
+      each_ghost(shape, fastest, backward_of, views...);
     };
     detail::on_views_of<Scalar, spatial>(core(), where, f, detail::Reads{"x", x},
                                          detail::Reads{"dy", dy}, detail::Writes{"dx", dx});
@@ -92,6 +94,8 @@ class GhostBatches {
 
   [[nodiscard]] static detail::Where in(const char* call) { return {"GhostBatches", call}; }
   [[nodiscard]] auto& core() const { return layer_->core(); }
+  template <class Y>
+  using Written = typename detail::Writes<std::remove_reference_t<Y>>::Type;
   template <class... X>
   [[nodiscard]] static constexpr bool is_column_major() {
     return detail::common_order<detail::Bare<X>...>() == Eigen::ColMajor;

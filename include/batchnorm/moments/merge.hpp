@@ -18,9 +18,9 @@ namespace batchnorm {
 ///   d = mu_b - mu_a      mu = mu_a + d * n_b / n      m2 = m2_a + m2_b + d^2 * n_a * n_b / n
 ///
 /// Source: Chan, Golub and LeVeque, 1983. The order of the parts changes the rounding and nothing
-/// else; the same order gives the same bits. A part without values or, default-constructed, without
-/// channels changes nothing. m2 is not finite if a value is not finite, or if a deviation is beyond
-/// 1e150, so that the squares overflow.
+/// else; the same order gives the same bits. Merging a part without values, or a
+/// default-constructed Moments, changes nothing. m2 is not finite if a value is not finite, or if a
+/// deviation is beyond 1e150, so that the squares overflow.
 struct Moments {
   Eigen::ArrayXd count;  ///< (C) n
   Eigen::ArrayXd mean;   ///< (C) mu, 0 if there are no values

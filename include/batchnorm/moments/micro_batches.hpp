@@ -17,7 +17,7 @@ namespace batchnorm {
 /// x and dy must have the same values each time. measure(x) after a forward starts the next batch.
 /// Eval mode needs step 1 too, which costs nothing there. Options::single_value applies to the
 /// whole batch. The layer must outlive this object and stay in place. Errors are the layer's, and
-/// std::logic_error for a step before the step that it needs. A call that throws changes nothing.
+/// std::logic_error for a step that is called too early. A call that throws changes nothing.
 template <class Scalar, int spatial>
 class MicroBatches {
  public:

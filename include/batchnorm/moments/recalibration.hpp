@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <iterator>
 #include <list>
@@ -21,14 +22,16 @@ namespace batchnorm {
 ///   recalibration.run(batches, [&](const auto& x) { network.forward(x); },
 ///                     [](Recalibration::Progress at) { show(at.done, at.total); });
 ///
-/// Batches may have any sizes: all values weigh the same, and the variance between batches counts.
+/// Batches may have any sizes, but one value per channel only under SingleValue::accept: all values
+/// weigh the same, and the variance between batches counts.
 /// (PyTorch's update_bn averages the variances of batches: all batches weigh the same, and the
 /// variance between them is lost.) During the pass the layers are in training mode, so each layer
 /// sees what the layers before it compute by statistics of the batch. num_batches_tracked() becomes
 /// the number of batches. A batch whose values in a channel are not finite is left out for this
 /// channel, unless the layer's options propagate or reject such values.
 ///
-/// After the pass the modes are as before. If it throws, so are the running statistics.
+/// After the pass the modes are as before. If the pass throws, the running statistics are as before
+/// too.
 class Recalibration {
  public:
   struct Progress {
@@ -36,12 +39,14 @@ class Recalibration {
   };
 
   /// Adds a layer, which must outlive this object and stay in place. Throws std::logic_error if it
-  /// does not track running statistics.
+  /// does not track running statistics, or was added before.
   template <class Scalar, int spatial>
   void add(BatchNorm<Scalar, spatial>& layer) {
-    if (!layer.options().track_running_stats)
-      in("add").misuse({"expected a layer that tracks running statistics, got one that does not"});
-    layers_.push_back(&layer.core());
+    const AnyCore core = &layer.core();
+    layer.core().check_tracked(in("add"));
+    if (std::find(layers_.begin(), layers_.end(), core) != layers_.end())
+      in("add").misuse({"expected each layer once, got one again"});
+    layers_.push_back(core);
   }
 
   /// Calls forward(batch), which must use each layer once, for each batch of a range, and
@@ -76,6 +81,8 @@ class Recalibration {
   }
 
  private:
+  using AnyCore = std::variant<detail::Core<float>*, detail::Core<double>*>;
+
   /// A layer during a pass. The destructor restores its mode, and its running statistics unless
   /// keep() was called.
   template <class Param>
@@ -121,7 +128,7 @@ class Recalibration {
 
   [[nodiscard]] static detail::Where in(const char* call) { return {"Recalibration", call}; }
 
-  std::vector<std::variant<detail::Core<float>*, detail::Core<double>*>> layers_;
+  std::vector<AnyCore> layers_;
 };
 
 }  // namespace batchnorm

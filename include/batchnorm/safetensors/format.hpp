@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
@@ -117,6 +118,26 @@ template <class Scalar>
     if (dtype == name) return bytes;
   }
   return 0;
+}
+
+/// Are the number of elements, and that of bytes if the dtype's size is known, an Index?
+[[nodiscard]] inline bool is_possible_shape(const std::vector<Eigen::Index>& extents,
+                                            const std::string& dtype) {
+  constexpr std::uint64_t largest = (std::numeric_limits<Eigen::Index>::max)();
+  // How many elements the axes that are left may have.
+  std::uint64_t most = largest / (std::max<std::uint64_t>)(bytes_of_dtype(dtype), 1);
+  for (const Eigen::Index extent : extents) {
+    if (extent < 0 || static_cast<std::uint64_t>(extent) > most) return false;
+    most /= (std::max<std::uint64_t>)(static_cast<std::uint64_t>(extent), 1);
+  }
+  return true;
+}
+/// The bytes of such a shape; 0 for a dtype of unknown size.
+[[nodiscard]] inline std::uint64_t bytes_of_shape(const std::vector<Eigen::Index>& extents,
+                                                  const std::string& dtype) {
+  std::uint64_t bytes = bytes_of_dtype(dtype);
+  for (const Eigen::Index extent : extents) bytes *= static_cast<std::uint64_t>(extent);
+  return bytes;
 }
 
 inline constexpr const char* dtypes_of_numbers =

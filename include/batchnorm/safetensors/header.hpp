@@ -15,7 +15,8 @@
 #include "batchnorm/safetensors/format.hpp"
 
 // The header of a safetensors file: JSON that lists its tensors, and metadata. What is checked of
-// every entry is what keeps reads within the file; a dtype matters only when its tensor is read.
+// every entry is what keeps reads within the file. An unknown dtype is an error only when its
+// tensor is read.
 namespace batchnorm::detail {
 
 struct SafetensorsHeader {
@@ -41,38 +42,10 @@ struct SafetensorsHeader {
   if (text.empty() || text[0] != '{') file.refuse({"expected a header that starts with {"});
   if (text.find('\0') != text.npos) file.refuse({"expected a header of text, got a zero in it"});
   json all = json::parse(text, check, false);
-  if (!all.is_object()) file.refuse({"expected a header of JSON, got what is none"});
+  if (!all.is_object()) file.refuse({"expected a header of JSON, got something else"});
   return all;
 }
 
-/// Throws unless an entry has the bytes of its shape, where the size of the dtype is known.
-inline void check_size(const InFile& file, const std::string& name, const SafetensorsEntry& entry) {
-  std::uint64_t bytes = bytes_of_dtype(entry.dtype);
-  if (bytes == 0) return;
-  for (const Eigen::Index extent : entry.extents) bytes *= static_cast<std::uint64_t>(extent);
-  if (bytes == entry.end - entry.begin) return;
-  file.refuse({name, ": expected ", bytes, " bytes for ", entry.dtype, " of ",
-               shape_text(entry.extents), ", got ", entry.end - entry.begin});
-}
-
-/// Throws unless the number of elements, and that of bytes if the dtype's size is known, is an Index.
-[[nodiscard]] inline std::vector<Eigen::Index> parse_shape(const InFile& file,
-                                                           const std::string& name,
-                                                           const nlohmann::json& json,
-                                                           const std::string& dtype) {
-  constexpr std::uint64_t largest = (std::numeric_limits<Eigen::Index>::max)();
-  // How many elements the axes that are left may have.
-  std::uint64_t most = largest / (std::max<std::uint64_t>)(bytes_of_dtype(dtype), 1);
-  std::vector<Eigen::Index> extents;
-  for (const auto& v : json) {
-    const auto extent = v.get<std::uint64_t>();
-    if (extent > most)
-      file.refuse({name, ": expected a shape that fits a file, got ", json.dump()});
-    most /= (std::max<std::uint64_t>)(extent, 1);
-    extents.push_back(static_cast<Eigen::Index>(extent));
-  }
-  return extents;
-}
 [[nodiscard]] inline SafetensorsEntry parse_entry(const InFile& file, const std::string& name,
                                                   const nlohmann::json& json,
                                                   std::uint64_t data_size) {
@@ -93,8 +66,15 @@ inline void check_size(const InFile& file, const std::string& name, const Safete
     file.refuse({name, ": expected offsets within the ", data_size, " bytes of data, got ",
                  std::to_string(entry.begin), " to ", std::to_string(entry.end)});
   }
-  entry.extents = parse_shape(file, name, json["shape"], entry.dtype);
-  check_size(file, name, entry);
+  for (const auto& extent : json["shape"])
+    entry.extents.push_back(static_cast<Eigen::Index>(extent.get<std::uint64_t>()));
+  if (!is_possible_shape(entry.extents, entry.dtype))
+    file.refuse({name, ": expected a shape that fits a file, got ", json["shape"].dump()});
+  const std::uint64_t bytes = bytes_of_shape(entry.extents, entry.dtype);
+  if (bytes != entry.end - entry.begin && bytes_of_dtype(entry.dtype) > 0) {
+    file.refuse({name, ": expected ", bytes, " bytes for ", entry.dtype, " of ",
+                 shape_text(entry.extents), ", got ", entry.end - entry.begin});
+  }
   return entry;
 }
 
@@ -107,10 +87,8 @@ inline void check_ranges(const InFile& file, const std::map<std::string, Safeten
   std::uint64_t end = 0;
   for (const auto& range : ranges) {
     if (range.first != end) {
-      file.refuse(
-          {"expected tensors that fill the data one after the other, got one that starts or ends "
-           "at ",
-           range.first, " where another ends at ", end});
+      file.refuse({"expected tensors without gaps and overlaps in the data, got byte ", range.first,
+                   " after byte ", end});
     }
     end = range.second;
   }

@@ -126,11 +126,12 @@ struct LayerEntries {
     file.refuse({prefix, ": expected a prefix with its \"", separator,
                  "\", got one without it: write \"", longer, "\""});
   }
-  file.refuse({prefix, state_names[0][0],
-               ": expected a batch-norm layer, got no such entry; batch_norm_prefixes() lists the "
-               "layers of the file"});
+  file.refuse(
+      {prefix, state_names[0][0],
+       ": expected a batch-norm layer, got no such entry, or none with a number for each channel; "
+       "batch_norm_prefixes() lists the layers of the file"});
 }
-/// The entries of a layer that a file has, if only by its options.
+/// The entries under a prefix. Throws if the file has neither entries nor options there.
 [[nodiscard]] inline LayerEntries existing_layer(const InFile& file,
                                                  const SafetensorsHeader& header,
                                                  const std::string& prefix) {

@@ -37,8 +37,8 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
           {prefix + "running_variance", text_of(o.running_variance)}};
 }
 
-/// Replaces the options of a layer that the metadata have. Returns the first that they do not
-/// have, or nullptr.
+/// Sets each option in `o` that the metadata contain. Returns the name of the first that they do
+/// not contain, or nullptr.
 [[nodiscard]] inline const char* read_options(const InFile& file,
                                               const SafetensorsMetadata& metadata,
                                               const std::string& prefix, Options& o) {

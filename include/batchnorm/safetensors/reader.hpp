@@ -47,18 +47,16 @@ class SafetensorsReader {
   // Tensors. -------------------------------------------------------------------------------------
 
   /// A tensor of numbers of any dtype (not of complex, 8-bit or smaller floating point), rounded to
-  /// Scalar if Scalar has fewer digits. An integer Scalar cuts fractions off; numbers beyond its
-  /// range are refused. The rank must be the file's. Eigen does not convert an Eigen::Tensor to an
-  /// Eigen::Matrix: call matrix() or vector() for one.
+  /// Scalar if Scalar has fewer digits, or infinite beyond its range. An integer Scalar cuts
+  /// fractions off; numbers beyond its range are refused. The rank must be the file's. Eigen does
+  /// not convert an Eigen::Tensor to an Eigen::Matrix: call matrix() or vector() for one.
   template <class Scalar, int rank>
   [[nodiscard]] Eigen::Tensor<Scalar, rank, Eigen::RowMajor> tensor(const std::string& name) {
     const SafetensorsEntry& entry = entry_of(name, rank);
     std::array<Eigen::Index, static_cast<std::size_t>(rank)> extents{};
     for (std::size_t d = 0; d < extents.size(); ++d) extents[d] = entry.extents[d];
     Eigen::Tensor<Scalar, rank, Eigen::RowMajor> values(extents);
-    read<Scalar>(name, entry, [&](Eigen::Index first, const Scalar* v, Eigen::Index count) {
-      std::copy(v, v + count, values.data() + first);
-    });
+    read(name, entry, values.data());
     return values;
   }
   /// The same of a tensor of rank 2, as a matrix. It is row-major unless `order` is
@@ -67,12 +65,9 @@ class SafetensorsReader {
   [[nodiscard]] Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order> matrix(
       const std::string& name) {
     const SafetensorsEntry& entry = entry_of(name, 2);
-    const Eigen::Index cols = entry.extents[1];
-    Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, order> values(entry.extents[0], cols);
-    read<Scalar>(name, entry, [&](Eigen::Index first, const Scalar* v, Eigen::Index count) {
-      for (Eigen::Index i = first; i < first + count; ++i)
-        values(i / cols, i % cols) = v[i - first];
-    });
+    Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> values(entry.extents[0],
+                                                                                  entry.extents[1]);
+    read(name, entry, values.data());
     return values;
   }
   /// The same of a tensor of rank 1, as a column.
@@ -80,9 +75,7 @@ class SafetensorsReader {
   [[nodiscard]] Eigen::Matrix<Scalar, Eigen::Dynamic, 1> vector(const std::string& name) {
     const SafetensorsEntry& entry = entry_of(name, 1);
     Eigen::Matrix<Scalar, Eigen::Dynamic, 1> values(entry.extents[0]);
-    read<Scalar>(name, entry, [&](Eigen::Index first, const Scalar* v, Eigen::Index count) {
-      std::copy(v, v + count, values.data() + first);
-    });
+    read(name, entry, values.data());
     return values;
   }
   /// The bytes of a tensor of any dtype, for SafetensorsWriter::add().
@@ -138,11 +131,12 @@ class SafetensorsReader {
 
   void open();
   [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name) const;
+  [[nodiscard]] const SafetensorsEntry& numbers_of(const std::string& name) const;
   [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name, int rank) const;
   void read_bytes(const std::string& name, std::uint64_t from, char* to, std::size_t count);
-  /// Calls f(index of the first, numbers, count) for pieces of an entry, in the order of the file.
-  template <class Number, class F>
-  void read(const std::string& name, const SafetensorsEntry& entry, const F& f);
+  /// Reads all numbers of an entry, in the order of the file.
+  template <class Number>
+  void read(const std::string& name, const SafetensorsEntry& entry, Number* to);
 
   [[nodiscard]] detail::LayerEntries find(const std::string& prefix) const {
     return detail::existing_layer(in_, header_, prefix);
@@ -184,9 +178,18 @@ inline const SafetensorsEntry& SafetensorsReader::entry_of(const std::string& na
   if (it == entries().end()) in_.refuse({name, ": expected it, got no such entry"});
   return it->second;
 }
+/// Throws unless this library reads the entry's dtype.
+inline const SafetensorsEntry& SafetensorsReader::numbers_of(const std::string& name) const {
+  const SafetensorsEntry& entry = entry_of(name);
+  if (!detail::with_dtype(entry.dtype, [](auto) {})) {
+    in_.refuse({name, ": expected dtype ", detail::dtypes_of_numbers, ", got ", entry.dtype,
+                ", which bytes() reads"});
+  }
+  return entry;
+}
 inline const SafetensorsEntry& SafetensorsReader::entry_of(const std::string& name,
                                                            int rank) const {
-  const SafetensorsEntry& entry = entry_of(name);
+  const SafetensorsEntry& entry = numbers_of(name);
   if (entry.extents.size() != static_cast<std::size_t>(rank))
     in_.refuse({name, ": expected rank ", rank, ", got ", detail::shape_text(entry.extents)});
   return entry;
@@ -206,30 +209,26 @@ inline SafetensorsBytes SafetensorsReader::bytes(const std::string& name) {
   return all;
 }
 
-template <class Number, class F>
-void SafetensorsReader::read(const std::string& name, const SafetensorsEntry& entry, const F& f) {
-  const bool is_read = detail::with_dtype(entry.dtype, [&](auto element) {
+template <class Number>
+void SafetensorsReader::read(const std::string& name, const SafetensorsEntry& entry, Number* to) {
+  const auto decode_all = [&](auto element) {
     using Element = decltype(element);
     const std::uint64_t count = (entry.end - entry.begin) / sizeof(Element);
     const std::uint64_t most = detail::piece_bytes / sizeof(Element);
     std::vector<char> bytes(detail::piece_bytes);
-    Eigen::Matrix<Number, Eigen::Dynamic, 1> numbers(static_cast<Eigen::Index>(most));
     for (std::uint64_t i = 0; i < count; i += most) {
       const auto some = static_cast<std::size_t>((std::min)(most, count - i));
       read_bytes(name, entry.begin + i * sizeof(Element), bytes.data(), some * sizeof(Element));
       double misfit = 0;
-      if (!detail::decode<Element>(bytes.data(), some, numbers.data(), misfit)) {
+      if (!detail::decode<Element>(bytes.data(), some, to + i, misfit)) {
         const double beyond = std::ldexp(1.0, std::numeric_limits<Number>::digits);
-        const char* const from = std::is_signed_v<Number> ? "below " : "from 0 to below ";
-        in_.refuse({name, ": expected integers ", from, beyond, ", got ", misfit});
+        const double lowest = std::is_signed_v<Number> ? -beyond : 0;
+        in_.refuse(
+            {name, ": expected integers from ", lowest, " to below ", beyond, ", got ", misfit});
       }
-      f(static_cast<Eigen::Index>(i), numbers.data(), static_cast<Eigen::Index>(some));
     }
-  });
-  if (!is_read) {
-    in_.refuse({name, ": expected dtype ", detail::dtypes_of_numbers, ", got ", entry.dtype,
-                ", which bytes() reads"});
-  }
+  };
+  static_cast<void>(detail::with_dtype(entry.dtype, decode_all));
 }
 
 // Layers. -----------------------------------------------------------------------------------------
@@ -245,18 +244,16 @@ inline Eigen::VectorXd SafetensorsReader::channel_numbers(const std::string& nam
         {name, ": expected a number for each channel, got ", detail::shape_text(entry.extents)});
   }
   Eigen::VectorXd values(channels);
-  read<double>(name, entry, [&](Eigen::Index first, const double* v, Eigen::Index count) {
-    std::copy(v, v + count, values.data() + first);
-  });
+  read(name, entry, values.data());
   return values;
 }
 /// A counter may have any dtype, as one that was cast with its whole layer, but must be whole.
 inline Eigen::VectorXd SafetensorsReader::counter(const std::string& name) {
-  const SafetensorsEntry& entry = entry_of(name);
+  const SafetensorsEntry& entry = numbers_of(name);
   if (detail::channels_of(entry) != 1)
     in_.refuse({name, ": expected one number, got ", detail::shape_text(entry.extents)});
   double v = 0;
-  read<double>(name, entry, [&](Eigen::Index, const double* number, Eigen::Index) { v = *number; });
+  read(name, entry, &v);
   const bool is_in_range = detail::is_finite(v) && v >= 0 && v <= detail::largest_counter;
   if (!is_in_range || v != std::floor(v)) {
     in_.refuse({name, ": expected a count of batches, a whole number from 0 to 2^53, got ", v, " (",

@@ -22,7 +22,7 @@ struct ElementsInMemory {
   std::size_t bytes = 1;  ///< of an element: 1, 2, 4 or 8
   std::vector<Eigen::Index> extents, strides;
 
-  [[nodiscard]] std::uint64_t size() const {
+  [[nodiscard]] std::uint64_t size_in_bytes() const {
     std::uint64_t count = bytes;
     for (const Eigen::Index extent : extents) count *= static_cast<std::uint64_t>(extent);
     return count;
@@ -67,20 +67,20 @@ template <class X>
 }
 
 /// Calls f(first element, its number of elements, bytes from one to the next) for every run along
-/// the last axis. The last axis but one varies fastest.
+/// the last axis, in row-major order.
 template <class F>
 void for_each_run(const ElementsInMemory& e, const F& f) {
-  if (e.size() == 0) return;
+  if (e.size_in_bytes() == 0) return;
   const std::size_t axes = e.extents.size();
   const auto bytes = static_cast<std::ptrdiff_t>(e.bytes);
   const std::ptrdiff_t length = axes == 0 ? 1 : e.extents[axes - 1];
   const std::ptrdiff_t step = axes == 0 ? bytes : e.strides[axes - 1] * bytes;
   std::vector<Eigen::Index> i(axes, 0);
-  std::ptrdiff_t runs = static_cast<std::ptrdiff_t>(e.size()) / bytes / length;
+  std::ptrdiff_t runs = static_cast<std::ptrdiff_t>(e.size_in_bytes()) / bytes / length;
   for (const char* from = e.data; runs > 0; --runs) {
     f(from, length, step);
-    for (std::size_t d = axes - 1; runs > 1 && d-- > 0;) {
-      from += e.strides[d] * bytes;
+    for (std::size_t d = axes - 1; runs > 1;) {  // one of the axes has a next element
+      from += e.strides[--d] * bytes;
       if (++i[d] < e.extents[d]) break;
       from -= e.strides[d] * bytes * e.extents[d];
       i[d] = 0;

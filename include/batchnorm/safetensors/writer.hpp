@@ -26,7 +26,8 @@ namespace batchnorm {
 /// Collects layers and tensors, and writes them to a file at once.
 ///
 /// A tensor with a name is not copied. The writer refers to its memory until write() returns, so the
-/// tensor must live that long, and write() writes the values that it has then. The writer keeps
+/// tensor must keep its size and its memory that long, and write() writes the values that it has
+/// then. The writer keeps
 /// temporaries and expressions itself: give it a tensor that does not live long enough by
 /// std::move(x). A layer's numbers are copied.
 class SafetensorsWriter {
@@ -122,16 +123,10 @@ inline SafetensorsWriter::Tensor SafetensorsWriter::tensor(const std::string& na
   const auto refuse = [&](detail::Pieces what) {
     detail::fail<std::invalid_argument>("[safetensors] " + name + ": " + detail::joined(what));
   };
-  std::uint64_t bytes = detail::bytes_of_dtype(x.dtype);
-  const bool is_known = bytes > 0;
-  for (const Eigen::Index extent : x.extents) {
-    const auto most = (std::numeric_limits<std::uint64_t>::max)() /
-                      (std::max<std::uint64_t>)(1, static_cast<std::uint64_t>(extent));
-    if (extent < 0 || bytes > most)
-      refuse({"expected a shape that fits a file, got ", detail::shape_text(x.extents)});
-    bytes *= static_cast<std::uint64_t>(extent);
-  }
-  if (is_known && bytes != x.bytes.size()) {
+  if (!detail::is_possible_shape(x.extents, x.dtype))
+    refuse({"expected a shape that fits a file, got ", detail::shape_text(x.extents)});
+  const std::uint64_t bytes = detail::bytes_of_shape(x.extents, x.dtype);
+  if (bytes != x.bytes.size() && detail::bytes_of_dtype(x.dtype) > 0) {
     refuse({"expected ", bytes, " bytes for ", x.dtype, " of ", detail::shape_text(x.extents),
             ", got ", x.bytes.size()});
   }
@@ -142,16 +137,18 @@ inline SafetensorsWriter::Tensor SafetensorsWriter::tensor(const std::string& na
 
 /// Adds all tensors, or none if a name is not new.
 inline void SafetensorsWriter::insert(std::vector<Tensor> tensors) {
-  std::set<std::string> names = names_;
-  for (const Tensor& t : tensors) {
-    if (t.name == "__metadata__" || !names.insert(t.name).second) {
-      detail::fail<std::invalid_argument>("[safetensors] expected a new name, got " + t.name +
-                                          " again");
-    }
+  const auto refuse = [](const std::string& name) {
+    detail::fail<std::invalid_argument>("[safetensors] expected a new name, got " + name);
+  };
+  for (const Tensor& t : tensors) {  // whose names differ
+    if (t.name == "__metadata__") refuse(t.name + ", which the format reserves");
+    if (names_.count(t.name) > 0) refuse(t.name + " again");
   }
   tensors_.reserve(tensors_.size() + tensors.size());
-  for (Tensor& t : tensors) tensors_.push_back(std::move(t));
-  names_.swap(names);
+  for (Tensor& t : tensors) {
+    names_.insert(t.name);
+    tensors_.push_back(std::move(t));
+  }
 }
 
 /// The widest numbers first, so that each lies at a multiple of its size. Dtypes of unknown size
@@ -170,7 +167,7 @@ inline std::string SafetensorsWriter::header(const std::vector<const Tensor*>& t
   if (!metadata_.empty()) all["__metadata__"] = metadata_;
   std::uint64_t end = 0;
   for (const Tensor* t : tensors) {
-    const std::uint64_t begin = std::exchange(end, end + t->elements.size());
+    const std::uint64_t begin = std::exchange(end, end + t->elements.size_in_bytes());
     all[t->name] = {{"dtype", t->dtype}, {"shape", t->extents}, {"data_offsets", {begin, end}}};
   }
   // dump() would throw an error of its own for bytes that are no text.

@@ -43,9 +43,9 @@ class Replicas {
   void leave(int rank) { end(communicator(rank).rank(), nullptr); }
 
   /// Calls work(communicator) on a thread for each rank and waits for all of them. Then it throws
-  /// the exception of the first rank that failed. It throws std::runtime_error if a thread cannot
-  /// be started; before that it waits for the ranks that were started. Those of them that wait for
-  /// an exchange get an error.
+  /// the exception of the rank that failed first in time. It throws std::runtime_error if a thread
+  /// cannot be started; before that it waits for the ranks that were started. Those of them that
+  /// wait for an exchange get an error.
   template <class Work>
   void run(const Work& work) {
     std::vector<std::thread> threads;
@@ -92,8 +92,16 @@ class Replicas {
     left_ = rank;
     all_came_.notify_all();
   }
+  /// Throws if a rank has ended: then no exchange will be complete.
+  void check_all_there(int rank) const {
+    if (left_ < 0) return;
+    detail::fail<std::runtime_error>("[Replicas] rank " + std::to_string(rank) +
+                                     " waits for an exchange with rank " + std::to_string(left_) +
+                                     ", which has ended");
+  }
   [[nodiscard]] Eigen::MatrixXd exchange(int rank, const Eigen::VectorXd& mine) {
     std::unique_lock<std::mutex> lock(mutex_);
+    check_all_there(rank);
     if (arrived_ == 0) {
       gathering_.resize(mine.size(), size());
       mismatch_ = false;
@@ -110,11 +118,7 @@ class Replicas {
       all_came_.notify_all();
     }
     all_came_.wait(lock, [&] { return turn_ != turn || left_ >= 0; });
-    if (turn_ == turn) {
-      detail::fail<std::runtime_error>("[Replicas] rank " + std::to_string(rank) +
-                                       " waits for an exchange with rank " + std::to_string(left_) +
-                                       ", which has ended");
-    }
+    if (turn_ == turn) check_all_there(rank);
     if (result_mismatches_) {
       detail::fail<std::logic_error>(
           "[Replicas] expected as many numbers from every rank, got different ones: do all ranks "
