@@ -40,7 +40,7 @@ run_tests() {
   (cd "$folder" && ctest --output-on-failure -R '^mpi\.._ranks$')
   # A processor that has AVX-512 or AVX2 never chooses the kernels for others.
   if [ "$(uname -m)" = x86_64 ]; then
-    for cpu in Nehalem Haswell,-fma Haswell; do
+    for cpu in Nehalem IvyBridge Haswell,-fma Haswell; do
       qemu-x86_64 -cpu $cpu "$folder/tests/instantiate_test"
     done
     # qemu itself needs room: with the usual layout of memory it has ended in a segmentation fault.
