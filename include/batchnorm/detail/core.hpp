@@ -195,7 +195,7 @@ void Core<Param>::forward_by(const Where& where, const Shape& shape, const View&
     settle(where, next);
     if (next.count > 0) write_y(nullptr);
   } else if (next.count == 0) {
-    next.mean.setZero(), next.var.setZero(), next.inv_std.setZero();
+    next.mean = next.var = next.inv_std.setZero();
   } else if (options.non_finite == NonFinite::reject) {
     functional::measure<Param>(x, options.eps, batch, resources());
     check_finite(where, next);

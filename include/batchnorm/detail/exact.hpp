@@ -46,8 +46,8 @@ template <class A>
     sum_dd += d * d;
   });
   const Wide<A> var = (sum_dd - sum_d * (sum_d / n)) / n, radicand = var + wide<A>(eps);
-  const Wide<A> inv_std =
-      radicand > 0 ? 1 / std::sqrt(radicand) : 0;  // GCOV_EXCL_BR_LINE: as above
+  const bool positive = radicand > 0;
+  const Wide<A> inv_std = positive ? 1 / std::sqrt(radicand) : 0;  // GCOV_EXCL_BR_LINE: as above
   return {mu + sum_d / n, var, inv_std};
 }
 
