@@ -172,7 +172,7 @@ TEST_CASE("a constant channel gives exactly beta, whatever the constant", "[extr
     using Param = typename BatchNorm1d<Scalar>::Param;
     for (const double constant : constants) {
       for (const Index n : {2, 3, 33, 1000, 4099, 70001}) {
-        for (const double eps : {1e-5, 0.25, 2e-38}) {
+        for (const double eps : {1e-5, 0.25, 2e-38, 0.0}) {
           INFO("constant " << constant << ", n " << n << ", eps " << eps);
           Options options;
           options.eps = eps;

@@ -30,7 +30,7 @@
 // layer(prefix, Options::pytorch()). If both have them, they must agree. Whether there is a gamma
 // and a beta, the file says.
 //
-// Errors are std::invalid_argument, which names the file or the entry and what is wrong with it,
+// Errors are std::invalid_argument, which names the file and what is wrong with it,
 // and std::runtime_error if the file cannot be read or written. An entry that nobody asks for is no
 // error, whatever its dtype, unless it stands under a layer's prefix.
 

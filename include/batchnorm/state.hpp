@@ -58,27 +58,33 @@ template <class Layer>
 [[nodiscard]] inline std::array<bool, 4> switched_on(const Options& o) {
   return {o.scale, o.shift, o.track_running_stats, o.track_running_stats};
 }
-[[noreturn]] inline void refuse_state(const std::string& key, Pieces what) {
-  fail<std::invalid_argument>("[load_state_dict] " + key + ": " + joined(what));
-}
+/// Where a state comes from, for messages that name its entries.
+struct StateSource {
+  std::string words;
+
+  [[noreturn]] void refuse(const std::string& key, Pieces what) const {
+    fail<std::invalid_argument>(words + key + ": " + joined(what));
+  }
+};
 
 /// Throws unless a layer of this Param can have the numbers.
 template <class Param>
-void check_numbers(const std::string& key, const Eigen::VectorXd& v, bool is_variance) {
+void check_numbers(const StateSource& from, const std::string& key, const Eigen::VectorXd& v,
+                   bool is_variance) {
   const char* const what = is_variance ? "variances" : "numbers";
   for (Index c = 0; c < v.size(); ++c) {
     const bool fits = is_finite(v[c]) && is_finite(static_cast<double>(narrow<Param>(v[c])));
     if (fits && !(is_variance && v[c] < 0)) continue;
-    refuse_state(key, {"expected ", what, " in the layer's range, got ", v[c], " in channel ", c});
+    from.refuse(key, {"expected ", what, " in the layer's range, got ", v[c], " in channel ", c});
   }
 }
-[[nodiscard]] inline std::int64_t checked_counter(const std::string& key,
+[[nodiscard]] inline std::int64_t checked_counter(const StateSource& from, const std::string& key,
                                                   const Eigen::VectorXd& v) {
-  if (v.size() != 1) refuse_state(key, {"expected one number, got ", v.size()});
+  if (v.size() != 1) from.refuse(key, {"expected one number, got ", v.size()});
   const bool counts = is_finite(v[0]) && v[0] >= 0 && v[0] <= largest_counter;
   if (!counts || v[0] != std::floor(v[0]))
-    refuse_state(key, {"expected a count of batches, got ", v[0],
-                       ": federated.hpp averages the states of several layers"});
+    from.refuse(key, {"expected a count of batches, got ", v[0],
+                      ": federated.hpp averages the states of several layers"});
   return static_cast<std::int64_t>(v[0]);
 }
 /// The vectors of a state that a layer takes, and its counter.
@@ -87,19 +93,20 @@ struct FoundState {
   std::int64_t counter = 0;
 };
 /// Throws unless all entries that the options switch on were found.
-inline void check_complete(const std::array<bool, 4>& on, const FoundState& found,
-                           const std::string& prefix) {
+inline void check_complete(const StateSource& from, const std::array<bool, 4>& on,
+                           const FoundState& found, const std::string& prefix) {
   for (std::size_t k = 0; k < 4; ++k) {
     const auto& [a, b, c] = state_names[k];
     if (on[k] && !found.vectors[k])
-      refuse_state(prefix + a, {"expected it (or ", b, ", or ", c, "), got no such entry",
-                                k < 2 ? ": switch Options::" : "", k < 2 ? option_names[k] : "",
-                                k < 2 ? " off if the model has none" : ""});
+      from.refuse(prefix + a, {"expected it (or ", b, ", or ", c, "), got no such entry",
+                               k < 2 ? ": switch Options::" : "", k < 2 ? option_names[k] : "",
+                               k < 2 ? " off if the model has none" : ""});
   }
 }
 template <class Param>
-[[nodiscard]] FoundState find_state(const Options& options, Index channels, const StateDict& state,
-                                    const std::string& prefix, SwitchedOff off) {
+[[nodiscard]] FoundState find_state(const StateSource& from, const Options& options, Index channels,
+                                    const StateDict& state, const std::string& prefix,
+                                    SwitchedOff off) {
   const std::array<bool, 4> on = switched_on(options);
   FoundState found;
   for (auto it = state.lower_bound(prefix); it != state.end(); ++it) {
@@ -108,27 +115,40 @@ template <class Param>
     const std::string name = key.substr(prefix.size());
     if (name == counter_name) {
       if (!on[3] && off == SwitchedOff::ignore) continue;
-      if (!on[3]) refuse_state(key, {"expected no counter, for the layer tracks no statistics"});
-      found.counter = checked_counter(key, values);
+      if (!on[3]) from.refuse(key, {"expected no counter, for the layer tracks no statistics"});
+      found.counter = checked_counter(from, key, values);
       continue;
     }
     std::size_t k = 0;
     while (k < 4 && std::count(state_names[k].begin(), state_names[k].end(), name) == 0) ++k;
     if (k == 4 && !prefix.empty() && !name.empty() && (name[0] == '.' || name[0] == '/'))
-      refuse_state(key, {"expected the prefix ", prefix + name[0], ", got ", prefix});
-    if (k == 4) refuse_state(key, {"expected an entry of a batch-norm layer, got an unknown one"});
+      from.refuse(key, {"expected the prefix ", prefix + name[0], ", got ", prefix});
+    if (k == 4) from.refuse(key, {"expected an entry of a batch-norm layer, got an unknown one"});
     if (!on[k] && off == SwitchedOff::ignore) continue;
     if (!on[k])
-      refuse_state(key, {"expected no such entry, for Options::", option_names[k],
-                         " is off: switch it on, or pass SwitchedOff::ignore"});
-    if (found.vectors[k]) refuse_state(key, {"expected it once, got it by another name too"});
+      from.refuse(key, {"expected no such entry, for Options::", option_names[k],
+                        " is off: switch it on, or pass SwitchedOff::ignore"});
+    if (found.vectors[k]) from.refuse(key, {"expected it once, got it by another name too"});
     if (values.size() != channels)
-      refuse_state(key, {"expected ", channels, " numbers, got ", values.size()});
-    check_numbers<Param>(key, values, k == 3);
+      from.refuse(key, {"expected ", channels, " numbers, got ", values.size()});
+    check_numbers<Param>(from, key, values, k == 3);
     found.vectors[k] = &values;
   }
-  check_complete(on, found, prefix);
+  check_complete(from, on, found, prefix);
   return found;
+}
+
+/// load_state_dict for a state from any source.
+template <class Scalar, int spatial>
+void load_state(const StateSource& from, BatchNorm<Scalar, spatial>& bn, const StateDict& state,
+                const std::string& prefix, SwitchedOff off) {
+  using Param = typename BatchNorm<Scalar, spatial>::Param;
+  const auto found = find_state<Param>(from, bn.options(), bn.num_features(), state, prefix, off);
+  bn.reset_running_stats();  // which also forgets the batches that were skipped
+  for (std::size_t k = 0; k < 4; ++k) {
+    if (found.vectors[k]) *vectors_of(bn)[k] = found.vectors[k]->template cast<Param>();
+  }
+  bn.num_batches_tracked() = found.counter;
 }
 
 }  // namespace detail
@@ -164,13 +184,7 @@ template <class Scalar, int spatial>
 template <class Scalar, int spatial>
 void load_state_dict(BatchNorm<Scalar, spatial>& bn, const StateDict& state,
                      const std::string& prefix = "", SwitchedOff off = SwitchedOff::reject) {
-  using Param = typename BatchNorm<Scalar, spatial>::Param;
-  const auto found = detail::find_state<Param>(bn.options(), bn.num_features(), state, prefix, off);
-  bn.reset_running_stats();  // which also forgets the batches that were skipped
-  for (std::size_t k = 0; k < 4; ++k) {
-    if (found.vectors[k]) *detail::vectors_of(bn)[k] = found.vectors[k]->template cast<Param>();
-  }
-  bn.num_batches_tracked() = found.counter;
+  detail::load_state({"[load_state_dict] "}, bn, state, prefix, off);
 }
 
 }  // namespace batchnorm

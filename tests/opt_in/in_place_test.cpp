@@ -178,6 +178,10 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
                                       [&] { InPlace(bn, LeakyRelu{NAN}); });
   check_throws<std::invalid_argument>({"expected a finite slope above 0, got 1e-46"},
                                       [&] { InPlace(bn, LeakyRelu{1e-46}); });  // 0 as a float
+  for (const double slope : {1e-39, 1e39}) {  // 1 / slope, and slope, are infinite floats
+    check_throws<std::invalid_argument>({"expected a finite slope above 0"},
+                                        [&] { InPlace(bn, LeakyRelu{slope}); });
+  }
   BatchNorm1d<Eigen::half> of_half(2);
   InPlace hardly_leaky(of_half, LeakyRelu{1e-9});  // negative y would all become 0
   Eigen::Matrix<Eigen::half, 4, 2> halves = before.cast<Eigen::half>();

@@ -301,9 +301,9 @@ TEST_CASE("a file that contradicts Options::scale or Options::shift is refused",
   no_scale.scale = false;
   no_shift.shift = false;
   const std::string gamma =
-      "bn.weight: expected no gamma because Options::scale is false, got one: set Options::scale "
-      "to true, or pass SwitchedOff::ignore";
-  const std::string beta = "bn.bias: expected no beta because Options::shift is false, got one";
+      "bn.weight: expected no such entry, for Options::scale is off: switch it on, or pass "
+      "SwitchedOff::ignore";
+  const std::string beta = "bn.bias: expected no such entry, for Options::shift is off";
   check_throws<std::invalid_argument>({gamma},
                                       [&] { static_cast<void>(layer_of(file, "bn.", no_scale)); });
   check_throws<std::invalid_argument>({beta, "SwitchedOff::ignore"},
@@ -316,8 +316,8 @@ TEST_CASE("a file that contradicts Options::scale or Options::shift is refused",
   BatchNorm2d<float> all(2);
   check_refused<std::invalid_argument>(
       all,
-      {"bn.bias: expected it (or beta, or bias), got no such entry; build the layer with "
-       "Options::shift = false"},
+      {"no_beta: bn.bias: expected it (or beta, or bias), got no such entry: switch Options::shift "
+       "off if the model has none"},
       [&] { no_beta.load(all, "bn."); });
 }
 

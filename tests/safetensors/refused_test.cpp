@@ -77,11 +77,12 @@ TEST_CASE("what is no layer is refused, and the layer stays as it was", "[safete
   };
   const std::string good = one_channel("");
   testing::write_file(path, replaced(good, "bn.weight", "bn.height"));
-  refuse({"[load_state_dict] bn.height: expected an entry of a batch-norm layer"});
+  refuse({path.string() + ": bn.height: expected an entry of a batch-norm layer"});
   testing::write_file(path, replaced(good, "bn.weight", "BN.weight"));
   refuse(
-      {"bn.weight: expected it (or gamma, or scale), got no such entry; build the layer with "
-       "Options::scale = false"});
+      {"bn.weight: expected it (or gamma, or scale), got no such entry: switch Options::scale off "
+       "if "
+       "the model has none"});
   testing::write_file(path, replaced(good, "\"I64\"", "\"F64\""));
   refuse({"bn.num_batches_tracked: expected a count of batches", "got 1.27469e-321 (F64)"});
   testing::write_file(path, replaced(good, "\"F64\"", "\"I64\""));
@@ -95,9 +96,9 @@ TEST_CASE("what is no layer is refused, and the layer stays as it was", "[safete
   refuse({"bn.weight: expected a number for each channel, got shape [2,2]"});
   const std::string bits = little_endian(0x3fc0, 2) + little_endian(258, 8);
   testing::write_file(path, replaced(good, bits, little_endian(0x7fc0, 2) + little_endian(1, 8)));
-  refuse({"[load_state_dict] bn.running_var: expected variances", "got nan in channel 0"});
+  refuse({path.string() + ": bn.running_var: expected variances", "got nan in channel 0"});
   testing::write_file(path, replaced(good, bits, little_endian(0xbfc0, 2) + little_endian(1, 8)));
-  refuse({"[load_state_dict] bn.running_var: expected variances", "got -1.5 in channel 0"});
+  refuse({path.string() + ": bn.running_var: expected variances", "got -1.5 in channel 0"});
 }
 
 TEST_CASE("an entry that a file does not have is named", "[safetensors]") {

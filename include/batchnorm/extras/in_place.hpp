@@ -48,8 +48,7 @@ class InPlace {
   InPlace(Layer& layer, Act act) : layer_(&layer) {
     if constexpr (std::is_same_v<Act, LeakyRelu>) slope_ = act.slope;
     const auto slope = detail::narrow<Param>(slope_), inverse = detail::narrow<Param>(1 / slope_);
-    const bool can_be_inverted = slope > 0 && inverse > 0 &&
-                                 detail::is_finite(static_cast<double>(slope)) &&
+    const bool can_be_inverted = slope > 0 && detail::is_finite(static_cast<double>(slope)) &&
                                  detail::is_finite(static_cast<double>(inverse));
     if (!can_be_inverted) in("InPlace").invalid({"expected a finite slope above 0, got ", slope_});
     slopes_.setConstant(layer.num_features(), slope);

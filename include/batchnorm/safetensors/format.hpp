@@ -42,14 +42,13 @@ struct InFile {
   std::filesystem::path path;
 
   /// Throws std::invalid_argument: the file, or a call, is not as it should be.
-  [[noreturn]] void refuse(Pieces what) const { fail<std::invalid_argument>(message(what)); }
-  /// Throws std::runtime_error: the system does not read the file.
-  [[noreturn]] void give_up(Pieces what) const { fail<std::runtime_error>(message(what)); }
-
- private:
-  [[nodiscard]] std::string message(Pieces what) const {
-    return "[safetensors] " + path.string() + ": " + joined(what);
+  [[noreturn]] void refuse(Pieces what) const {
+    fail<std::invalid_argument>(name() + joined(what));
   }
+  /// Throws std::runtime_error: the system does not read the file.
+  [[noreturn]] void give_up(Pieces what) const { fail<std::runtime_error>(name() + joined(what)); }
+
+  [[nodiscard]] std::string name() const { return "[safetensors] " + path.string() + ": "; }
 };
 
 /// A shape for messages: "shape [2,3]".

@@ -10,12 +10,11 @@
 #include <utility>
 #include <vector>
 
-#include "batchnorm/options.hpp"
 #include "batchnorm/safetensors/header.hpp"
 #include "batchnorm/safetensors/names.hpp"
 #include "batchnorm/state.hpp"
 
-// Which entries of a file are a layer's, and whether they fit its options.
+// Which entries of a file are a layer's.
 namespace batchnorm::detail {
 
 /// A shape of one number for each channel has one extent, or others that are 1, as (1, 1, 1, C) of
@@ -154,32 +153,6 @@ struct LayerEntries {
     if (const auto channels = channels_of(header.entries.at(found.names[k]))) return channels;
   }
   refuse_prefix(file, header, prefix);
-}
-
-/// Throws if a file has a gamma or a beta that is switched off and not ignored.
-inline void check_none_off(const InFile& file, const Options& o, SwitchedOff off,
-                           const LayerEntries& found) {
-  const auto check = [&](std::size_t k, bool is_on, const char* option, const char* what) {
-    const std::string& name = found.names[k];
-    if (is_on || off == SwitchedOff::ignore || name.empty()) return;
-    file.refuse({name, ": expected no ", what, " because ", option, " is false, got one: set ",
-                 option, " to true, or pass SwitchedOff::ignore"});
-  };
-  check(0, o.scale, "Options::scale", "gamma");
-  check(1, o.shift, "Options::shift", "beta");
-}
-/// Throws if a layer has a gamma or a beta and a file has none for it. Unknown entries are left to
-/// load_state_dict, which names them: one may be the gamma.
-inline void check_all_on(const InFile& file, const std::string& prefix, const Options& o,
-                         const LayerEntries& found) {
-  const auto check = [&](std::size_t k, bool is_on, const char* option) {
-    const auto& [a, b, c] = state_names[k];
-    if (!is_on || !found.unknown.empty() || !found.names[k].empty()) return;
-    file.refuse({prefix, a, ": expected it (or ", b, ", or ", c,
-                 "), got no such entry; build the layer with ", option, " = false"});
-  };
-  check(0, o.scale, "Options::scale");
-  check(1, o.shift, "Options::shift");
 }
 
 }  // namespace batchnorm::detail

@@ -102,7 +102,6 @@ class SafetensorsReader {
   [[nodiscard]] Layer layer(const std::string& prefix, const Options& stated,
                             SwitchedOff off = SwitchedOff::reject) {
     const detail::LayerEntries found = find(prefix);
-    detail::check_none_off(in_, stated, off, found);
     Options o = stated;
     o.scale = stated.scale && found.has(detail::StatePart::gamma);
     o.shift = stated.shift && found.has(detail::StatePart::beta);
@@ -116,11 +115,9 @@ class SafetensorsReader {
   template <class Scalar, int spatial>
   void load(BatchNorm<Scalar, spatial>& bn, const std::string& prefix = "",
             SwitchedOff off = SwitchedOff::reject) {
-    const detail::LayerEntries found = find(prefix);
+    const StateDict found = state(prefix);
     detail::check_options_agree(in_, metadata(), prefix, bn.options());
-    detail::check_none_off(in_, bn.options(), off, found);
-    detail::check_all_on(in_, prefix, bn.options(), found);
-    load_state_dict(bn, state(prefix), prefix, off);
+    detail::load_state({in_.name()}, bn, found, prefix, off);
   }
   /// The state of the layer under a prefix, for load_state_dict. Names that load_state_dict does not
   /// know become PyTorch's.
