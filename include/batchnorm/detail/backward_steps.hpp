@@ -82,8 +82,8 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
   };
   // Finite floats have finite sums in double, so dx is NaN where these are not.
   const auto set_aside = [&](Index c) {
-    const bool finite_sums = std::is_same_v<A, double> ||
-                             (detail::is_finite(sums.dbeta[c]) && detail::is_finite(sums.dgamma[c]));
+    const bool finite_sums = std::is_same_v<A, double> || (detail::is_finite(sums.dbeta[c]) &&
+                                                           detail::is_finite(sums.dgamma[c]));
     call.mean_dy[c] = call.slope[c] = 0;
     k.set_aside(c, by.is_finite(c) && finite_sums);
   };
