@@ -3,13 +3,13 @@
 # Runs the tests. On a fresh Debian this one command is enough: it installs what is missing first.
 #   sh tests/run.sh          the core
 #   sh tests/run.sh --all    also the tests that need more packages or more minutes
-# Builds in build/tests. CXX names a compiler other than g++: CXX=clang++ sh tests/run.sh. Under
-# --all each fuzz target runs for FUZZ_SECONDS seconds (60), and EVERYWHERE=ON also tests the opt-in
+# Builds in build/tests. CXX names a compiler other than g++: CXX=clang++ sh tests/run.sh. JOBS=1 uses one
+# processor core. Under --all each fuzz target runs for FUZZ_SECONDS seconds (60), and EVERYWHERE=ON also tests the opt-in
 # headers with clang, with clang and the sanitizers, and with g++ and the sanitizers.
 # Checks that take longer: sh tests/check.sh --list lists them.
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-jobs=$(nproc 2>/dev/null || echo 2)
+jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
 . "$root/tests/tools/packages.sh"
 
 # build_and_test NAME [CMAKE OPTION...]: -Og compiles fastest and keeps Eigen's assertions. $without,

@@ -87,16 +87,35 @@ void check_numbers(const StateSource& from, const std::string& key, const Eigen:
                       ": federated.hpp averages the states of several layers"});
   return static_cast<std::int64_t>(v[0]);
 }
+/// Which of gamma, beta, mean and variance has this name; 4 if none has.
+[[nodiscard]] inline std::size_t vector_named(const std::string& name) {
+  std::size_t k = 0;
+  while (k < 4 && std::count(state_names[k].begin(), state_names[k].end(), name) == 0) ++k;
+  return k;
+}
+/// Throws for an entry that is no vector of the layer under the prefix.
+[[noreturn]] inline void refuse_unknown(const StateSource& from, const std::string& key,
+                                        const std::string& prefix) {
+  const std::size_t last = key.find_last_of("./") + 1;  // 0 if there is none
+  if (vector_named(key.substr(last)) < 4) {
+    const std::string expected = key.substr(0, last), got = prefix.empty() ? "none" : prefix;
+    from.refuse(key, {"expected the prefix ", expected, ", got ", got});
+  }
+  from.refuse(key, {"expected an entry of a batch-norm layer, got an unknown one"});
+}
 /// The vectors of a state that a layer takes, and its counter.
 struct FoundState {
   std::array<const Eigen::VectorXd*, 4> vectors{};
   std::int64_t counter = 0;
+  bool has_entries = false;
 };
 /// Throws unless all entries that the options switch on were found.
 inline void check_complete(const StateSource& from, const std::array<bool, 4>& on,
                            const FoundState& found, const std::string& prefix) {
   for (std::size_t k = 0; k < 4; ++k) {
     const auto& [a, b, c] = state_names[k];
+    if (on[k] && !found.has_entries)
+      from.refuse(prefix + a, {"expected entries with the prefix \"", prefix, "\", got none"});
     if (on[k] && !found.vectors[k])
       from.refuse(prefix + a, {"expected it (or ", b, ", or ", c, "), got no such entry",
                                k < 2 ? ": switch Options::" : "", k < 2 ? option_names[k] : "",
@@ -112,6 +131,7 @@ template <class Param>
   for (auto it = state.lower_bound(prefix); it != state.end(); ++it) {
     const auto& [key, values] = *it;
     if (key.compare(0, prefix.size(), prefix) != 0) break;
+    found.has_entries = true;
     const std::string name = key.substr(prefix.size());
     if (name == counter_name) {
       if (!on[3] && off == SwitchedOff::ignore) continue;
@@ -119,11 +139,8 @@ template <class Param>
       found.counter = checked_counter(from, key, values);
       continue;
     }
-    std::size_t k = 0;
-    while (k < 4 && std::count(state_names[k].begin(), state_names[k].end(), name) == 0) ++k;
-    if (k == 4 && !prefix.empty() && !name.empty() && (name[0] == '.' || name[0] == '/'))
-      from.refuse(key, {"expected the prefix ", prefix + name[0], ", got ", prefix});
-    if (k == 4) from.refuse(key, {"expected an entry of a batch-norm layer, got an unknown one"});
+    const std::size_t k = vector_named(name);
+    if (k == 4) refuse_unknown(from, key, prefix);
     if (!on[k] && off == SwitchedOff::ignore) continue;
     if (!on[k])
       from.refuse(key, {"expected no such entry, for Options::", option_names[k],

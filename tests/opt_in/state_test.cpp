@@ -103,7 +103,7 @@ TEST_CASE("a prefix picks one layer out of a network", "[state]") {
   check_refused_state(network, "layer2.bn.unknown: expected an entry of a batch-norm layer", {},
                       "layer2.bn.");
   check_refused_state(network,
-                      "nowhere.weight: expected it (or gamma, or scale), got no such entry", {},
+                      "nowhere.weight: expected entries with the prefix \"nowhere.\", got none", {},
                       "nowhere.");
 }
 
@@ -186,6 +186,13 @@ TEST_CASE("a prefix without its dot is refused, and the message has the dot", "[
   });
 }
 
+TEST_CASE("a prefix that was forgotten, in all or in part, is named", "[state]") {
+  const StateDict network = state_of_two("layer1.0.bn1.");
+  const std::string expected = "layer1.0.bn1.bias: expected the prefix layer1.0.bn1., got ";
+  check_refused_state(network, expected + "none");
+  check_refused_state(network, expected + "layer1.", {}, "layer1.");
+}
+
 TEST_CASE("an entry whose name is the prefix alone is unknown", "[state]") {
   BatchNorm1d<float> bn(2);
   auto state = state_of_two("net.1.");
@@ -236,12 +243,14 @@ TEST_CASE("the federated average knows names of several words after any characte
     return StateDict{{"bn1_running_mean", vector({mean})},
                      {"bn1_running_var", vector({1})},
                      {"bn1_num_batches_tracked", vector({counter})},
+                     {"a.parameter.of.another.kind", vector({mean})},
                      {"n.mean", vector({mean, mean})},
                      {"n.var", vector({1})}};
   };
   const StateDict average = federated_average({state(-2, 3), state(2, 4)}, {1, 1});
   CHECK(average.at("bn1_running_var") == vector({5}));  // 1 + 2^2
   CHECK(average.at("bn1_num_batches_tracked") == vector({7}));
+  CHECK(average.at("a.parameter.of.another.kind") == vector({0}));
   CHECK(average.at("n.var") == vector({1}));  // of another length than the mean beside it
 }
 

@@ -10,6 +10,10 @@ namespace batchnorm::detail {
 
 template struct Core<float>;
 template struct Core<double>;
+template <>
+int library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>() {
+  return 0;
+}
 
 template const Elements* elements_of<float>();
 template const Elements* elements_of<double>();

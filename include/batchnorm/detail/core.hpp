@@ -282,9 +282,14 @@ void Core<Param>::settle(const Where& where, Saved& by) const {
   inverse_roots(by.var.data(), by.var.size(), options.eps, by.inv_std.data());
 }
 
+/// The target batchnorm::compiled defines it for its own alignment of memory alone. So a program of
+/// other -m flags, which would crash, does not link.
+template <int alignment>
+int library_of_the_same_m_flags();
 #if defined(BATCHNORM_COMPILED)
 extern template struct Core<float>;
 extern template struct Core<double>;
+inline const int links_with_library = library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>();
 #endif
 
 }  // namespace detail
