@@ -70,9 +70,9 @@ struct BothSums {
       second[2] += c.first * c.factor, second[3] += d.first * d.factor;
     } else {
       add_floats((a.first + b.first) + (c.first + d.first), first);
-      add_floats(
-          (a.first * a.factor + b.first * b.factor) + (c.first * c.factor + d.first * d.factor),
-          second);
+      const V ab = a.first * a.factor + b.first * b.factor;
+      const V cd = c.first * c.factor + d.first * d.factor;
+      add_floats(ab + cd, second);
     }
   }
   BATCHNORM_INLINE static void add_floats(const V& v, Wide* to) {
