@@ -2,6 +2,7 @@
 // The caller and the threads that help with its tasks, as batchnorm/threads.hpp has them.
 #define EIGEN_USE_THREADS
 
+#include <algorithm>
 #include <atomic>
 #include <batchnorm/batchnorm.hpp>
 #include <chrono>
@@ -100,6 +101,36 @@ TEST_CASE("a helper that comes after the tasks starts no other", "[threads]") {
   }
   for (std::size_t k = 0; k < queue.size(); ++k) queue[k]->help();
   CHECK(queue.size() == 2);
+}
+
+TEST_CASE("a pool whose queue is full runs helpers in the caller, where they do nothing",
+          "[threads]") {
+  const Waiting until_needed(5'000'000);
+  static int depth, deepest;
+  depth = deepest = 0;
+  const batchnorm::detail::Pool full{nullptr, 8, [](const void*) { return -1; },
+                                     [](const void*, Crew* crew) {
+                                       deepest = std::max(deepest, ++depth);
+                                       crew->help();
+                                       --depth;
+                                     }};
+  const CrewOwner crew(new Crew(full), Crew::release);
+  int done = 0;
+  Crew::run(*crew, 8, 20, [&](Index) { ++done; });
+  CHECK(done == 20);
+  CHECK(deepest == 1);
+}
+
+TEST_CASE("other work of the pool has its turn while a layer is called again and again",
+          "[threads]") {
+  const Waiting ten_milliseconds(10'000);  // a helper stays for a second
+  Helpers helpers;
+  const CrewOwner crew(new Crew(helpers.pool(2)), Crew::release);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (helpers.started < 2 && std::chrono::steady_clock::now() < end) {
+    threads_that_meet(*crew, 2);
+  }
+  CHECK(helpers.started >= 2);  // one left, although the calls follow each other
 }
 
 TEST_CASE("threads that have gone are started again", "[threads]") {

@@ -246,7 +246,7 @@ TEST_CASE("copies share the device, and nullptr takes it away", "[threads]") {
     }
     int NumThreads() const override { return pool.NumThreads(); }
     int CurrentThreadId() const override { return pool.CurrentThreadId(); }
-    int scheduled = 0;
+    std::atomic<int> scheduled{0};
     std::atomic<int> done{0};
     Eigen::ThreadPool pool;  // ends its tasks before what they count goes
   };

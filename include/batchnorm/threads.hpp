@@ -39,8 +39,7 @@ class Crew {
   explicit Crew(const Pool& pool)
       : pool_(pool), shares_(static_cast<std::size_t>((std::max)(pool.threads, 1))) {}
 
-  /// A thread of the pool itself works alone: if it waited for others, all of them might wait for
-  /// ever.
+  /// A thread of the pool itself works alone: the others probably have calls of their own.
   [[nodiscard]] static int count(const Crew& crew) {
     return crew.pool_.number(crew.pool_.device) == -1 ? crew.pool_.threads : 1;
   }
@@ -68,17 +67,23 @@ class Crew {
     }
   }
 
-  /// What a helper thread does: it helps with a run, then waits for the next for a limited time.
+  /// What a helper thread does: it helps with a run, then waits for the next for a limited time. A
+  /// pool whose queue is full calls it inside start_helpers(), where it does nothing.
   void help() {
     using Clock = std::chrono::steady_clock;
+    constexpr int longest_stay = 100;  // waits; then other work of the pool has its turn
+    const auto after = [](int waits) {
+      return Clock::now() + waits * std::chrono::microseconds(helpers_wait_us);
+    };
     State helped = no_run;
-    auto end = Clock::now() + std::chrono::microseconds(helpers_wait_us);
-    while (true) {
+    auto end = after(1);
+    const auto latest = after(longest_stay);
+    while (!is_starting()) {
       if (enters(helped)) {
         start_helpers();
         work(1 + pool_.number(pool_.device) % (threads_ - 1));
         state_.fetch_sub(1, std::memory_order_release);
-        end = Clock::now() + std::chrono::microseconds(helpers_wait_us);
+        end = (std::min)(latest, after(1));
       } else if (Clock::now() < end) {
         std::this_thread::yield();
       } else {
@@ -111,14 +116,22 @@ class Crew {
     return false;
   }
   /// Each thread starts up to two, and these start others: a start takes 3 us, because it calls the
-  /// system. Only during a run, because the device may be deleted after it.
-  void start_helpers() {
+  /// system. Only during a run, because the device may be deleted after it. noexcept: a run cannot
+  /// go on without its caller.
+  void start_helpers() noexcept {
     for (int k = 0; k < 2; ++k) {
       if (missing_.fetch_sub(1) <= 0) return;
       ++present_;
       ++owners_;
+      is_starting() = true;
       pool_.start(pool_.device, this);
+      is_starting() = false;
     }
+  }
+  /// Is this thread inside start_helpers()?
+  [[nodiscard]] static bool& is_starting() {
+    static thread_local bool starting = false;
+    return starting;
   }
   void work(Index first) {
     for (Index k = 0; k < threads_; ++k) {
@@ -147,7 +160,8 @@ Workers workers_of(const Device& device) {
   const Pool pool{&device, device.numThreads(),
                   [](const void* d) { return static_cast<const Device*>(d)->currentThreadId(); },
                   [](const void* d, Crew* crew) {
-                    // One pointer fits into std::function itself: nothing is allocated.
+                    // One pointer fits into std::function itself: nothing is allocated. A pool that
+                    // is cancelled deletes the function uncalled: then the crew is never deleted.
                     static_cast<const Device*>(d)->getPool()->Schedule([crew] { crew->help(); });
                   }};
   return Workers(new Crew(pool), functions);
