@@ -286,6 +286,8 @@ void Core<Param>::settle(const Where& where, Saved& by) const {
 /// other -m flags, which would crash, does not link.
 template <int alignment>
 int library_of_the_same_m_flags();
+template <>
+int library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>();
 #if defined(BATCHNORM_COMPILED)
 extern template struct Core<float>;
 extern template struct Core<double>;
