@@ -97,20 +97,14 @@ TEST_CASE("doubles whose squares are subnormal are normalized with all digits, b
   });
 }
 
-TEST_CASE("doubles whose squares vanish are normalized, by eps 0", "[extremes]") {
-  Eigen::VectorXd values(3);
-  values << 1e-170, 0, -1e-170;  // whose sum about the value in the middle is 0 too
+TEST_CASE("doubles whose squares vanish count as constant, by eps 0", "[extremes]") {
   Options exact;
   exact.eps = 0;
-  in_both_orders<double>(values, [&](const auto& x) {
+  in_both_orders<double>(Eigen::Vector3d(1e-170, 5e-324, -1e-170), [&](const auto& x) {
     BatchNorm1d<double> layer(9, exact);
+    layer.beta().setConstant(7);
     const auto y = layer.forward(x);
-    for (Index c = 0; c < 9; ++c) {
-      for (Index n = 0; n < 3; ++n) {
-        const double x_hat = static_cast<double>(1 - n) * std::sqrt(1.5);
-        CHECK(std::abs(y(n, c) - x_hat) <= 1e-12);
-      }
-    }
+    for (Index i = 0; i < y.size(); ++i) CHECK(y.data()[i] == 7);
   });
 }
 

@@ -26,13 +26,12 @@ void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const S
   };
   for_channels(c0, c1, finish, out.mean, out.var, call.v0, sums.of[0], sums.of[1]);
   detail::inverse_roots(out.var + c0, c1 - c0, eps, out.inv_std + c0);
-  // The sums are not exact enough if v0 lies far out, or if squares overflowed or lost bits.
-  // Squares of doubles may all become 0 although the values differ, which matters where eps is 0.
-  const bool zero_is_exact = eps > 0 || !std::is_same_v<A, double>;
+  // The sums are not exact enough if v0 lies far out, or if squares overflowed or lost bits. Where
+  // all squares are 0, even if doubles so small differ, the channel counts as constant.
   const auto is_good = [=](double var, double d, double dd) {
-    const std::int64_t has_bits = dd >= 0x1p-960, is_zero = dd == 0 && zero_is_exact;
+    const std::int64_t has_bits = dd >= 0x1p-960, is_constant = dd == 0;
     return detail::is_finite(d) & detail::is_finite(dd) & std::int64_t(var * n >= 0.01 * dd) &
-           (has_bits | is_zero);
+           (has_bits | is_constant);
   };
   const auto measure_exactly = [&](Index c) {
     const auto measured = detail::exact::measure<A>(call.v.in[0], c, eps);
