@@ -80,7 +80,7 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
            detail::fits_as_offset(shift) & detail::fits_as_offset(mean_dy) &
            detail::fits_as_factor(slope) & detail::fits_as_factor(static_cast<A>(inv_std));
   };
-  // Finite floats have finite sums in double, so dx is NaN where these are not.
+  // In double, sums of finite floats are finite. So where a sum is not, dx is NaN.
   const auto set_aside = [&](Index c) {
     const bool finite_sums = std::is_same_v<A, double> || (detail::is_finite(sums.dbeta[c]) &&
                                                            detail::is_finite(sums.dgamma[c]));

@@ -6,8 +6,8 @@
 // The steps of the forward pass, for channels [c0, c1).
 namespace batchnorm::functional {
 
-/// What sums d and d^2. They are taken about one of the channel's values, v0. So a mean that is
-/// large against the deviation takes no digits from them, and a constant channel has variance 0.
+/// The step that sums d and d^2, about one of the channel's values, v0. So a mean that is large
+/// against the deviation takes no digits from them, and a constant channel has variance 0.
 template <class A>
 [[nodiscard]] Step moments_step(const Call<A>& call) {
   const View& x = call.v.in[0];
@@ -27,7 +27,7 @@ void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const S
   for_channels(c0, c1, finish, out.mean, out.var, call.v0, sums.of[0], sums.of[1]);
   detail::inverse_roots(out.var + c0, c1 - c0, eps, out.inv_std + c0);
   // The sums are not exact enough if v0 lies far out, or if squares overflowed or lost bits. Where
-  // all squares are 0, even if doubles so small differ, the channel counts as constant.
+  // all squares are 0, the channel counts as constant, even if its doubles differ by 1e-170.
   const auto is_good = [=](double var, double d, double dd) {
     const std::int64_t has_bits = dd >= 0x1p-960, is_constant = dd == 0;
     return detail::is_finite(d) & detail::is_finite(dd) & std::int64_t(var * n >= 0.01 * dd) &
@@ -47,7 +47,7 @@ template <class A>
 void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
   for (Index c = c0; c < c1; ++c) to[c] = parameter ? parameter[c] : otherwise;
 }
-/// The coefficients of y from the statistics, where k.scale is gamma and k.shift is beta before.
+/// Computes the coefficients of y from the statistics, from gamma in k.scale and beta in k.shift.
 template <class A>
 void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients<A>& k) {
   k.set_none_aside(c0, c1);
