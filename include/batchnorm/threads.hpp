@@ -15,8 +15,8 @@
 namespace batchnorm {
 
 /// How long a thread of the pool waits for the next tasks of a layer, after a call or in the middle
-/// of one, before it is free for other work: in microseconds. To wake it again takes 10 to 50. After
-/// 100 times as long with one layer it is free too, however often the layer is called.
+/// of one, before it is free for other work: in microseconds. To wake it again takes 10 to 50.
+/// After 100 times as long with one layer it is free too, however often the layer is called.
 inline std::atomic<int> helpers_wait_us{20};
 
 }  // namespace batchnorm

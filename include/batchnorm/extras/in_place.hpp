@@ -50,7 +50,9 @@ class InPlace {
     const auto slope = detail::narrow<Param>(slope_), inverse = detail::narrow<Param>(1 / slope_);
     const bool can_be_inverted = slope > 0 && detail::is_finite(static_cast<double>(slope)) &&
                                  detail::is_finite(static_cast<double>(inverse));
-    if (!can_be_inverted) in("InPlace").invalid({"expected a finite slope above 0, got ", slope_});
+    if (!can_be_inverted)
+      in("InPlace").invalid(
+          {"expected a finite slope above 0, got ", slope_, ": 1 / slope must be finite too"});
     slopes_.setConstant(layer.num_features(), slope);
     inverse_slopes_.setConstant(layer.num_features(), inverse);
   }
