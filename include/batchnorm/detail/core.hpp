@@ -291,7 +291,8 @@ int library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>();
 #if defined(BATCHNORM_COMPILED)
 extern template struct Core<float>;
 extern template struct Core<double>;
-inline const int links_with_library = library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>();
+[[gnu::used]] inline int (*const links_with_library)() =
+    library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>;
 #endif
 
 }  // namespace detail

@@ -8,6 +8,7 @@
 
 #include "batchnorm/detail/elements.hpp"
 #include "batchnorm/detail/scalar.hpp"
+#include "batchnorm/error.hpp"
 
 namespace batchnorm::detail {
 
@@ -22,9 +23,9 @@ struct Shape {
   [[nodiscard]] friend bool operator!=(const Shape& a, const Shape& b) { return !(a == b); }
 
   [[nodiscard]] std::string text() const {
-    std::string s = "(";
+    std::string s;
     for (int d = 0; d < rank; ++d) {
-      s += (d ? ", " : "") + std::to_string(extents[static_cast<std::size_t>(d)]);
+      s += joined({d == 0 ? "(" : ", ", extents[static_cast<std::size_t>(d)]});
     }
     return s + ")";
   }

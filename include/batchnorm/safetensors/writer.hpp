@@ -27,9 +27,8 @@ namespace batchnorm {
 ///
 /// A tensor with a name is not copied. The writer refers to its memory until write() returns, so the
 /// tensor must keep its size and its memory that long, and write() writes the values that it has
-/// then. The writer keeps
-/// temporaries and expressions itself: give it a tensor that does not live long enough by
-/// std::move(x). A layer's numbers are copied.
+/// then. The writer keeps temporaries and expressions itself: give it a tensor that does not live
+/// long enough by std::move(x). A layer's numbers are copied.
 class SafetensorsWriter {
  public:
   /// A layer's state, under names that start with `prefix`, and the options that results depend on.
