@@ -86,7 +86,9 @@ class SafetensorsReader {
   /// `others` with the file's eps, momentum and variance estimate, which the file must have.
   [[nodiscard]] Options options(const std::string& prefix = "", Options others = {}) const;
 
-  /// A new layer with the file's options. It has gamma, beta and statistics if the file has them.
+  /// A new layer with the file's eps, momentum and variance estimate, and the other options as they
+  /// are by default: the channel axis is not in the file. It has gamma, beta and statistics if the
+  /// file has them.
   template <class Layer>
   [[nodiscard]] Layer layer(const std::string& prefix = "") {
     const detail::LayerEntries found = find(prefix);
