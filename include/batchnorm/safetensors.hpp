@@ -23,12 +23,12 @@
 //
 // Layers are written with PyTorch's names after a prefix. They are read with the names of PyTorch,
 // Keras, Flax and others, see safetensors/names.hpp. The file's metadata hold, under the same
-// prefix, the options that the results depend on:
+// prefix, three of the layer's options:
 //   eps "1e-05",  momentum "weight_of_new 0.1" or "cumulative",  running_variance "unbiased" or
 //   "population"
-// Files that Python wrote have no such metadata: there the caller must state the options, as in
+// Files that Python wrote seldom have such metadata: there the caller must state the options, as in
 // layer(prefix, Options::pytorch()). If both have them, they must agree. Whether there is a gamma
-// and a beta, the file says.
+// and a beta, the file says. Other options, such as the channel axis, are not in a file.
 //
 // Errors are std::invalid_argument, which names the file and what is wrong with it,
 // and std::runtime_error if the file cannot be read or written. An entry that nobody asks for is no
@@ -49,7 +49,8 @@ void save_safetensors(const std::filesystem::path& path, const BatchNorm<Scalar,
                       const std::string& prefix = "") {
   SafetensorsWriter().add(prefix, bn).write(path);
 }
-/// Reads one layer. If that fails, the layer is unchanged. Its options are treated as stated.
+/// Reads one layer. If that fails, the layer is unchanged. Options that the file has must be equal
+/// to the layer's.
 template <class Scalar, int spatial>
 void load_safetensors(const std::filesystem::path& path, BatchNorm<Scalar, spatial>& bn,
                       const std::string& prefix = "") {

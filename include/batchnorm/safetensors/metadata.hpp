@@ -30,7 +30,7 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
   return is_finite(v);
 }
 
-/// The options of a layer that results depend on, under a prefix.
+/// The options of a layer that a file has, under a prefix.
 [[nodiscard]] inline SafetensorsMetadata metadata_of(const std::string& prefix, const Options& o) {
   return {{prefix + "eps", text_of(o.eps)},
           {prefix + "momentum", text_of(o.momentum)},
