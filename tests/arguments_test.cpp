@@ -350,6 +350,18 @@ TEST_CASE("expressions of matrices are evaluated, in x's order", "[arguments]") 
   check_buffers(2 * half, 2 * half_dy, Rows(N, C), [](Rows& m) -> Rows& { return m; });
 }
 
+TEST_CASE("every second row is read where a matrix of it is", "[arguments]") {
+  const Expected& e = expected();
+  Matrix x(2 * N, C), dy(2 * N, C);
+  x.setConstant(99), dy.setConstant(99);
+  const auto second = Eigen::seqN(0, N, 2);
+  const auto all = Eigen::seqN(0, C);
+  x(second, all) = e.x, dy(second, all) = e.dy;
+  check_values<Matrix>(x(second, all), dy(second, all));
+  check_buffers(x(second, all), dy(second, all), Matrix(N, C),
+                [](Matrix& m) -> Matrix& { return m; });
+}
+
 TEST_CASE("a segment of a vector is a batch of one channel too", "[arguments]") {
   const Eigen::Vector4d x(7, 1, 3, 9);
   BatchNorm1d<double> bn(1);

@@ -110,6 +110,40 @@ TEMPLATE_TEST_CASE("gradients are right where means are beyond what the kernels 
   });
 }
 
+/// dx of x = (1, -1, 3, -3) * x_unit and dy = (1, -1, 2, -2) * dy_unit by eps 0. With x_hat =
+/// x / (x_unit * sqrt(5)), mean_dy is 0 and the mean of dy * x_hat is 3.5 / sqrt(5) * dy_unit:
+///   dx = gamma / (x_unit * sqrt(5)) * (dy - 0.7 * x * dy_unit / x_unit)
+template <class Scalar>
+void check_dx_in_units(Scalar x_unit, Scalar dy_unit, Scalar gamma, double error) {
+  Options exact;
+  exact.eps = 0;
+  const Column<Scalar> x = Eigen::Matrix<Scalar, 4, 1>(1, -1, 3, -3) * x_unit;
+  const Column<Scalar> dy = Eigen::Matrix<Scalar, 4, 1>(1, -1, 2, -2) * dy_unit;
+  const double unit = static_cast<double>(gamma) / static_cast<double>(x_unit) / std::sqrt(5.0) *
+                      static_cast<double>(dy_unit);
+  const double expected[] = {0.3, -0.3, -0.1, 0.1};
+  in_both_orders<Scalar>(x, [&](const auto& columns) {
+    using X = std::decay_t<decltype(columns)>;
+    BatchNorm1d<Scalar> layer(9, exact);
+    layer.gamma().setConstant(gamma);
+    static_cast<void>(layer.forward(columns));
+    const X dx = layer.backward(columns, X(dy.replicate(1, 9)));
+    for (Index c = 0; c < 9; ++c) {
+      for (Index i = 0; i < 4; ++i)
+        CHECK(std::abs(static_cast<double>(dx(i, c)) / unit - expected[i]) <= error);
+    }
+  });
+}
+
+TEST_CASE("dx is right where its two terms overflow, and their sum does not", "[extremes]") {
+  check_dx_in_units<float>(1e10f, 1e38f, 2e11f, 6e-7);
+  check_dx_in_units<double>(1e10, 2e307, 2e11, 2e-15);
+}
+
+TEST_CASE("dx keeps its digits where only a part of a product is subnormal", "[extremes]") {
+  check_dx_in_units<double>(1e150, 1e-160, 1e200, 2e-15);
+}
+
 TEST_CASE("half and bfloat16 values up to the largest give finite results", "[extremes]") {
   const auto check = [](auto largest) {
     using Scalar = decltype(largest);

@@ -104,6 +104,23 @@ TEST_CASE("tensors larger than the caches are normalized like any", "[large]") {
   }
 }
 
+TEST_CASE("doubles may lie where a struct has them, beyond the caches too", "[large]") {
+  struct AfterHeader {
+    int header;
+    double value;  // at 4 bytes on i686, where a double lies at a multiple of 4; else at 8
+  };
+  constexpr Index rows = 600000, channels = 7;
+  using Rows = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  std::vector<AfterHeader> memory(rows * channels);
+  Eigen::Map<Rows> y(&memory[0].value, rows, channels);
+  const Rows x = Eigen::Vector2d(-3, 5).replicate(rows / 2, channels);  // mean 1, deviation 4
+  batchnorm::BatchNorm1d<double> layer(channels);
+  layer.forward(x, y);
+  const double one = 4 / std::sqrt(16 + 1e-5);
+  CHECK((y - Eigen::Vector2d(-one, one).replicate(rows / 2, channels)).cwiseAbs().maxCoeff() <=
+        1e-12);
+}
+
 TEMPLATE_TEST_CASE("two values give their two results, beyond the caches too", "[large]", float,
                    double, Eigen::half, Eigen::bfloat16) {
   using Batch = Eigen::Tensor<TestType, 4, Eigen::RowMajor>;

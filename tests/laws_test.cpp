@@ -429,6 +429,23 @@ TEST_CASE("momentum weighs the new batch, the old value, or all batches alike", 
   });
 }
 
+TEST_CASE("a cumulative average starts anew when the number of batches is set to 0", "[laws]") {
+  Options options;
+  options.momentum = Momentum::cumulative();
+  batchnorm::BatchNorm1d<double> bn(1, options);
+  for (int batch = 0; batch < 3; ++batch) {  // each is skipped, as it has a NaN
+    static_cast<void>(bn.forward(Eigen::Vector2d(std::nan(""), 1)));
+  }
+  const auto averages = [&] {
+    static_cast<void>(bn.forward(Eigen::Vector2d(0, 2)));
+    static_cast<void>(bn.forward(Eigen::Vector2d(3, 5)));
+    CHECK(bn.running_mean()[0] == 2.5);
+  };
+  averages();
+  bn.num_batches_tracked() = 0;
+  averages();
+}
+
 TEST_CASE("backward may be called again, and later changes of mode or statistics do not reach it",
           "[laws]") {
   for_all_kinds([](const Kind& kind, ChannelAxis axis) {

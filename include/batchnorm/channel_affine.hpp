@@ -23,7 +23,9 @@ struct ScaleShift {
 /// A batch-norm layer in eval mode, per channel:  y = scale * (x - center) + shift
 /// with scale = gamma / sqrt(running_var + eps), center = running_mean, shift = beta. Threads may
 /// share it: no call changes it, and calls share no memory. The center is not part of the shift,
-/// because scale * x alone loses digits where the mean is large against the deviation.
+/// because scale * x alone loses digits where the mean is large against the deviation. It is as
+/// exact as the layer where the scale is neither beyond Param's range nor so small that Param holds
+/// fewer digits of it.
 template <class Param>
 struct ChannelAffine {
   Eigen::Matrix<Param, Eigen::Dynamic, 1> scale;   ///< (C)
@@ -60,7 +62,7 @@ struct ChannelAffine {
   }
 
   /// The same map in another type. The rounding error of the center times scale goes to the shift.
-  /// Throws std::invalid_argument for a number beyond the range of the other type.
+  /// Throws std::invalid_argument for a number, or a new shift, beyond the range of the other type.
   template <class Other>
   [[nodiscard]] ChannelAffine<Other> cast() const {
     const auto rounded = [](const char* what, double v, Eigen::Index c) {

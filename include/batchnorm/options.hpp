@@ -52,8 +52,8 @@ enum class SingleValue {
   accept        ///< y = beta, dx = 0; an unbiased running variance stays as it is
 };
 
-/// What to do with a channel that has an infinite or NaN value in the batch. Unless it is rejected,
-/// its y is computed with its statistics all the same.
+/// What to do with a channel that has an infinite or NaN value in a batch that is normalized by its
+/// own statistics. Unless it is rejected, its y is computed with them all the same.
 enum class NonFinite {
   skip_update,  ///< the channel's running statistics stay as they were
   propagate,    ///< they take the infinities and NaNs, as PyTorch's do

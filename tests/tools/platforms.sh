@@ -17,7 +17,7 @@ platforms='
 aarch64       | g++-aarch64-linux-gnu qemu-user | aarch64-linux-gnu-g++ | -O2 -static | qemu-aarch64 |
 aarch64-clang | clang g++-aarch64-linux-gnu qemu-user | clang++ | -O2 -static --target=aarch64-linux-gnu | qemu-aarch64 |
 s390x         | g++-s390x-linux-gnu qemu-user | s390x-linux-gnu-g++ | -O2 -static | qemu-s390x |
-i686-sse2     | g++-i686-linux-gnu | i686-linux-gnu-g++ | -O2 -static -msse2 -mfpmath=sse | |
+i686-sse2     | g++-i686-linux-gnu | i686-linux-gnu-g++ | -O2 -static -msse2 -mfpmath=sse | | large
 i686-x87      | g++-i686-linux-gnu | i686-linux-gnu-g++ | -O2 -static -mno-sse | |
 windows       | g++-mingw-w64-x86-64-posix wine wine64 | x86_64-w64-mingw32-g++-posix | -O2 -static | wine | safetensors/round_trip safetensors/refused safetensors/file_system safetensors/hostile safetensors/tensors safetensors/layers
 libc++        | clang libc++-dev libc++abi-dev | clang++ | -O2 -stdlib=libc++ | |

@@ -26,6 +26,8 @@ std::true_type derives_from_dense(const Eigen::DenseBase<Derived>*);
 std::false_type derives_from_dense(const void*);
 template <class X>  // segment() of a vector derives from DenseBase<Block>, not from DenseBase<X>
 inline constexpr bool is_matrix = decltype(derives_from_dense(std::declval<X*>()))::value;
+template <class Derived>
+Derived dense_of(const Eigen::DenseBase<Derived>*);
 template <class X>
 inline constexpr bool is_tensor_ref = false;
 template <class P>
@@ -66,8 +68,9 @@ struct Argument<X, std::enable_if_t<is_matrix<X>>> {
   using Plain = typename X::PlainObject;
   using Scalar = typename X::Scalar;
   static constexpr int rank = 2, order = X::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor;
-  static constexpr bool is_direct =
-      (Eigen::internal::traits<X>::Flags & Eigen::DirectAccessBit) != 0;
+  using Evaluator = Eigen::internal::evaluator<decltype(dense_of(std::declval<X*>()))>;
+  static constexpr bool is_direct =  // x(seqN(0, n, 2), all) of Eigen 3.4 has the first flag alone
+      (Eigen::internal::traits<X>::Flags & Evaluator::Flags & Eigen::DirectAccessBit) != 0;
   static constexpr bool settles = is_direct && !X::IsVectorAtCompileTime;  // vectors fit either
   static constexpr bool is_fixed_size = Plain::MaxSizeAtCompileTime != Eigen::Dynamic;
 };

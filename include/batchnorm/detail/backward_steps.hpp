@@ -64,7 +64,8 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
                                          double mu, double inv_std, double dbeta, double dgamma) {
     const double gamma = static_cast<double>(scale);
     const double m_dy = dbeta * one_nth, m_dy_x_hat = dgamma * one_nth;
-    const double factor = gamma * inv_std, factor_x = -factor * (inv_std * m_dy_x_hat);
+    const double factor = gamma * inv_std, factor_x_hat = -factor * m_dy_x_hat;
+    const double factor_x = factor_x_hat * inv_std;
     const double correction =
         -detail::rounding_error<A>(m_dy) * factor - detail::rounding_error<A>(mu) * factor_x;
     mean = static_cast<A>(mu);
@@ -75,10 +76,14 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
   };
   for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, call.mean_dy, call.slope, by.mean,
                by.inv_std, sums.dbeta, sums.dgamma);
-  const auto fits = [](A mean, A scale, A shift, A mean_dy, A slope, double inv_std) {
+  const auto fits = [inv_root_n = 1 / std::sqrt(n)](A mean, A scale, A shift, A mean_dy, A slope,
+                                                    double inv_std, double dgamma) {
+    // |x_hat| is at most sqrt(n), so this is at least |(x - mean) * slope|.
+    const A of_x = scale * static_cast<A>(dgamma * inv_root_n);
     return detail::fits_as_offset(mean) & detail::fits_as_factor(scale) &
            detail::fits_as_offset(shift) & detail::fits_as_offset(mean_dy) &
-           detail::fits_as_factor(slope) & detail::fits_as_factor(static_cast<A>(inv_std));
+           detail::fits_as_factor(slope) & detail::fits_as_offset(of_x) &
+           detail::fits_as_factor(static_cast<A>(inv_std));
   };
   // In double, sums of finite floats are finite. So where a sum is not, dx is NaN.
   const auto set_aside = [&](Index c) {
@@ -88,7 +93,7 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
     k.set_aside(c, by.is_finite(c) && finite_sums);
   };
   for_channels_but(c0, c1, fits, set_aside, k.mean, k.scale, k.shift, call.mean_dy, call.slope,
-                   by.inv_std);
+                   by.inv_std, sums.dgamma);
 }
 template <class A>
 [[nodiscard]] Step input_gradient_step(const Call<A>& call, const Normalizer& by) {

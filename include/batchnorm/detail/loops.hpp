@@ -245,7 +245,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
   }
   /// A row that is shorter than a vector, or whose values are prefetched or written past the caches.
   /// Only whole lines are written past the caches: processors need several times as long for a line
-  /// that is partly written past them and partly not.
+  /// that is partly written past them and partly not. Where doubles need not lie at multiples of 8
+  /// (32-bit x86), no line may be whole.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_in_memory(const Block& b, Index r, Coefficients& k, T* out) {
     constexpr std::uintptr_t line = line_bytes / sizeof(T);
@@ -253,7 +254,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
         static_cast<Index>((0 - reinterpret_cast<std::uintptr_t>(out) / sizeof(T)) % line);
     // The row's whole lines are its values [first, end).
     const Index first = (std::min)(to_line, b.width), lines = (b.width - first) / Index{line};
-    const Index end = b.past_caches ? first + lines * Index{line} : 0;
+    const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(T) == 0;
+    const Index end = b.past_caches && aligned ? first + lines * Index{line} : 0;
     Index j = 0;
     for (; j < first % W; ++j) map_value<in_columns>(b, r, j, out);
     for (; j + W <= b.width; j += W) {

@@ -31,7 +31,8 @@ struct RunningStatistics {
   using Param = typename Vector::Scalar;
   Vector mean, var;          // (C) each
   std::int64_t batches = 0;  // accepted training batches
-  // (C, 2) how many of them did not move a channel's mean, and its variance
+  // (C, 2) how many of them did not move a channel's mean, and its variance. A user may set batches
+  // to fewer.
   Eigen::Array<std::int64_t, Vector::RowsAtCompileTime, 2> skipped;
 
   void resize(Index channels) {
@@ -52,6 +53,7 @@ struct RunningStatistics {
         var.data()[c] = static_cast<Param>(moved(var.data()[c], batch_var[c] * correction, w));
       }
     } else {
+      skipped = skipped.min(batches).max(0);
       for (Index c = 0; c < mean.size(); ++c) {
         const bool finite = is_finite(batch_mean[c]) && !is_nan(batch_var[c]);  // the values
         const bool skip = !finite && options.non_finite == NonFinite::skip_update;
@@ -79,7 +81,7 @@ struct RunningStatistics {
   }
   /// Moves channel c's mean (which = 0) or variance (which = 1).
   void move(Param& running, Index c, int which, double batch, Momentum momentum, bool finite) {
-    const auto moves = static_cast<double>(std::max<std::int64_t>(batches - skipped(c, which), 0));
+    const auto moves = static_cast<double>(std::max<std::int64_t>(batches, 0) - skipped(c, which));
     const double w = momentum.is_cumulative() ? 1 / (1 + moves) : momentum.weight_of_new();
     if (w == 0) return;
     const double v = moved(running, batch, w);
