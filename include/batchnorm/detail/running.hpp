@@ -53,7 +53,7 @@ struct RunningStatistics {
         var.data()[c] = static_cast<Param>(moved(var.data()[c], batch_var[c] * correction, w));
       }
     } else {
-      skipped = skipped.min(batches).max(0);
+      skipped = (skipped.min)(std::max<std::int64_t>(batches, 0));
       for (Index c = 0; c < mean.size(); ++c) {
         const bool finite = is_finite(batch_mean[c]) && !is_nan(batch_var[c]);  // the values
         const bool skip = !finite && options.non_finite == NonFinite::skip_update;
