@@ -72,21 +72,25 @@ namespace detail {
 [[nodiscard]] inline StateDict federated_average(const std::vector<StateDict>& states,
                                                  const std::vector<double>& samples) {
   const Eigen::VectorXd w = detail::shares_of(samples, states.size());
+  for (std::size_t k = 0; k < states.size(); ++k) {
+    if (states[k].size() != states[0].size())
+      detail::refuse_average({"expected the same entries in all states, got ", states[0].size(),
+                              " in state 0 and ", states[k].size(), " in state ", k});
+  }
   StateDict average;  // of each entry by itself
   for (const auto& [key, first] : states[0]) {
     const bool is_counter = detail::is_last_part(detail::counter_name, key);
     Eigen::VectorXd& sum = average[key] = Eigen::VectorXd::Zero(first.size());
     for (std::size_t k = 0; k < states.size(); ++k) {
       const auto entry = states[k].find(key);
-      if (entry == states[k].end() || states[k].size() != states[0].size())
+      if (entry == states[k].end())
         detail::refuse_average(
-            {"expected the same entries in all states, got others in state ", k});
+            {"expected the same entries in all states, got no ", key, " in state ", k});
       if (entry->second.size() != first.size())
         detail::refuse_average({"expected ", first.size(), " numbers in ", key, ", got ",
                                 entry->second.size(), " in state ", k});
       const double share = w[static_cast<Eigen::Index>(k)];
-      if (is_counter) sum += entry->second;
-      if (!is_counter && share > 0) sum += share * entry->second;
+      if (share > 0) sum += (is_counter ? 1 : share) * entry->second;
     }
   }
   for (auto& [key, var] : average) {  // then what the means add to the variances

@@ -23,12 +23,12 @@
 //
 // Layers are written with PyTorch's names after a prefix. They are read with the names of PyTorch,
 // Keras, Flax and others, see safetensors/names.hpp. The file's metadata hold, under the same
-// prefix, three of the layer's options:
+// prefix, the layer's options:
 //   eps "1e-05",  momentum "weight_of_new 0.1" or "cumulative",  running_variance "unbiased" or
-//   "population"
+//   "population",  and, unless they are the defaults: channel_axis, single_value, non_finite
 // Files that Python wrote seldom have such metadata: there the caller must state the options, as in
 // layer(prefix, Options::pytorch()). If both have them, they must agree. Whether there is a gamma
-// and a beta, the file says. Other options, such as the channel axis, are not in a file.
+// and a beta, the file says.
 //
 // Errors are std::invalid_argument, which names the file and what is wrong with it,
 // and std::runtime_error if the file cannot be read or written. An entry that nobody asks for is no

@@ -276,6 +276,8 @@ TEST_CASE("fused calls that do not fit are refused", "[fused]") {
       [&] { Fused(bn, LeakyRelu{-0.1}); });
   check_throws<std::invalid_argument>({"expected a finite slope of at least 0, got inf"},
                                       [&] { Fused(bn, LeakyRelu{INFINITY}); });
+  check_throws<std::invalid_argument>({"expected a finite slope of at least 0, got 1e+39"},
+                                      [&] { Fused(bn, LeakyRelu{1e39}); });  // beyond float
   Fused fused(bn, Relu());
   MatrixXf x(6, 2), r(6, 2), y(6, 2), dx(6, 2);
   testing::Random random(1);
@@ -302,6 +304,18 @@ TEST_CASE("fused calls that do not fit are refused", "[fused]") {
                                        [&] { fused.backward(x, y, r, dx, x); });
   check_refused<std::invalid_argument>(bn, {"expected dr apart from dx"},
                                        [&] { fused.backward(x, y, r, dx, dx); });
+}
+
+TEST_CASE("a fused layer may become one of more channels", "[fused]") {
+  BatchNorm1d<double> bn(1), plain(40);
+  Fused fused(bn, LeakyRelu{0.5});
+  bn = plain;
+  const Eigen::MatrixXd x = testing::filled(Eigen::MatrixXd(6, 40), 1);
+  const Eigen::MatrixXd dy = testing::filled(Eigen::MatrixXd(6, 40), 2);
+  const Eigen::MatrixXd z = plain.forward(x);
+  CHECK(fused.forward(x).isApprox((z.array() > 0).select(z, z / 2), 1e-14));
+  const Eigen::MatrixXd dz = (z.array() > 0).select(dy, dy / 2);
+  CHECK(fused.backward(x, dy).isApprox(plain.backward(x, dz), 1e-14));
 }
 
 TEST_CASE("fused calls of an empty batch change nothing", "[fused]") {

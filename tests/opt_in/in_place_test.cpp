@@ -143,7 +143,8 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   refused(0, 0);
   refused(1e-4f, 1);
   refused(-1e-39f, 0);
-  refused(1e-23f, 0);  // gamma^2, a factor of dx, would vanish
+  refused(1e-10f, 0);  // gamma^2 * inv_std, the factor of dx, might vanish
+  refused(1e10f, 0);   // or overflow
   bn.gamma()[1] = 2e-3f, bn.beta()[1] = 1;
   CHECK_NOTHROW(in_place.forward(x));
   x = before;
@@ -214,6 +215,41 @@ TEST_CASE("half is trained in place to its own precision", "[in_place]") {
   for (Index i = 0; i < dx.size(); ++i) {
     CHECK(std::abs(float(dx.data()[i]) - float(expected.data()[i])) < 0.004f);
   }
+}
+
+TEST_CASE("what 16 bits leave of x_hat decides how large beta may be", "[in_place]") {
+  const auto check = [](auto zero, float most) {
+    using Scalar = decltype(zero);
+    BatchNorm1d<Scalar> bn(1);
+    InPlace in_place(bn, Identity());
+    Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> x(4, 1);
+    x << Scalar(1.f), Scalar(2.f), Scalar(3.f), Scalar(4.f);
+    const auto dy = x;
+    auto dx = x;
+    bn.beta()[0] = 1.01f * most;
+    check_refused<std::domain_error>(bn, {"and |beta| / " + std::to_string(std::lround(most))},
+                                     [&] { in_place.forward(x); });
+    bn.beta()[0] = most;
+    in_place.forward(x);
+    in_place.backward(x, dy, dx);
+    // sum dy * x_hat = (1.5^2 + 0.5^2) * 2 / sqrt(1.25). Each x_hat is wrong by at most 1/16.
+    CHECK(std::abs(bn.grad_gamma()[0] - 5 / std::sqrt(1.25f)) <= 10.f / 16);
+  };
+  check(Eigen::half(), 100);
+  check(Eigen::bfloat16(), 16);
+}
+
+TEST_CASE("a layer in place may become one of more channels", "[in_place]") {
+  BatchNorm1d<double> bn(1), plain(40);
+  InPlace in_place(bn, LeakyRelu{0.5});
+  bn = plain;
+  const MatrixXd x = testing::filled(MatrixXd(6, 40), 1), dy = testing::filled(MatrixXd(6, 40), 2);
+  const MatrixXd z = plain.forward(x);
+  MatrixXd y = x, dx(6, 40);
+  in_place.forward(y);
+  CHECK(y.isApprox((z.array() > 0).select(z, z / 2), 1e-14));
+  in_place.backward(y, dy, dx);
+  CHECK(dx.isApprox(plain.backward(x, (z.array() > 0).select(dy, dy / 2)), 1e-12));
 }
 
 TEST_CASE("in place, an empty batch changes nothing but what is differentiated", "[in_place]") {

@@ -186,6 +186,42 @@ TEST_CASE("parts of a single value are no single value", "[micro]") {
   CHECK(steps.forward(other)(0) == Approx(1 / std::sqrt(1 + 1e-5)));
 }
 
+TEST_CASE("a batch of micro-batches that was refused can be dropped", "[micro]") {
+  BatchNorm1d<double> bn(1);
+  MicroBatches steps(bn);
+  const MatrixXd one = MatrixXd::Constant(1, 1, 99), two = Eigen::Vector2d(3, 5);
+  steps.measure(one);
+  CHECK_THROWS_AS(steps.forward(one), std::invalid_argument);
+  steps.discard();
+  check_refused<std::logic_error>(bn, {"[MicroBatches::forward]", "expected measure(x)"},
+                                  [&] { static_cast<void>(steps.forward(two)); });
+  steps.measure(two);
+  CHECK(steps.forward(two)(1) == Approx(1 / std::sqrt(1 + 1e-5)));
+}
+
+TEST_CASE("micro-batches of a layer that got another size are refused", "[micro]") {
+  BatchNorm1d<double> bn(2);
+  MicroBatches steps(bn);
+  const MatrixXd x = random_matrix(4, 2, 9), wide = random_matrix(4, 3, 9);
+  steps.measure(x);
+  const auto of_other_size = [&](const auto& call) {
+    const BatchNorm1d<double> before = bn;
+    bn = BatchNorm1d<double>(3);
+    check_refused<std::logic_error>(bn, {"layer that was measured, of 2 channels, got one of 3"},
+                                    call);
+    bn = before;
+  };
+  of_other_size([&] { static_cast<void>(steps.forward(wide)); });
+  static_cast<void>(steps.forward(x));
+  of_other_size([&] { steps.measure(wide, wide); });
+  steps.measure(x, x);
+  of_other_size([&] { static_cast<void>(steps.backward(wide, wide)); });
+  CHECK_NOTHROW(steps.backward(x, x));
+  bn = BatchNorm1d<double>(3);
+  steps.measure(wide);  // the next batch
+  CHECK(steps.forward(wide).cols() == 3);
+}
+
 TEST_CASE("one part that is not finite makes its channel so in all", "[micro]") {
   MatrixXd good = random_matrix(4, 2, 8), bad = good;
   bad(1, 0) = std::nan("");

@@ -139,6 +139,8 @@ TEST_CASE("moments of no values change nothing, on either side", "[moments]") {
   }
   CHECK(same(Moments() + Moments(3), Moments(3)));
   CHECK(same(Moments(3) + Moments(3), Moments(3)));
+  CHECK(Moments(3).var().isNaN().all());
+  CHECK(Moments(3).var(batchnorm::VarianceEstimate::unbiased).isNaN().all());
 }
 
 TEST_CASE("parts of any size, in any grouping, merge into the exact moments", "[moments]") {

@@ -256,9 +256,12 @@ TEST_CASE("the federated average knows names of several words after any characte
 
 TEST_CASE("the numbers of a client without samples do not count", "[state]") {
   const auto state = [&](double number) {
-    return StateDict{{"running_mean", vector({number})}, {"running_var", vector({number})}};
+    return StateDict{{"running_mean", vector({number})},
+                     {"running_var", vector({number})},
+                     {"num_batches_tracked", vector({10})}};
   };
   const StateDict average = federated_average({state(2), state(std::nan(""))}, {0.5, 0});
+  CHECK(average.at("num_batches_tracked") == vector({10}));
   CHECK(average.at("running_mean") == vector({2}));
   CHECK(average.at("running_var") == vector({2}));
 }
@@ -279,6 +282,7 @@ TEST_CASE("states that do not match are not averaged", "[state]") {
   check({a, renamed}, {1, 1}, "the same entries in all states");
   check({a, fewer}, {1, 1}, "the same entries in all states");
   check({fewer, a}, {1, 1}, "the same entries in all states");
+  check({{}, a}, {1, 1}, "the same entries in all states, got 0 in state 0 and 5 in state 1");
   check({}, {}, "samples for each of at least 1 state");
   check({a, a}, {1}, "samples for each of at least 1 state, got 1 for 2 states");
   check({a, a}, {0, 0}, "a finite number of samples");

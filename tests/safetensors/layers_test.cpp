@@ -190,6 +190,18 @@ TEST_CASE("entries of layers that are deeper in the tree are left alone", "[safe
   CHECK(is_that_layer(layer_of(file, "")));
 }
 
+TEST_CASE("a prefix that other layers' prefixes start with has its own entries", "[safetensors]") {
+  const Folder folder("underscores");  // as in MXNet
+  SafetensorsWriter writer;
+  add_layer(writer, {"bn_gamma", "bn_beta", "bn_running_mean", "bn_running_var"});
+  add_layer(writer, {"bn_1_gamma", "bn_1_beta", "bn_1_running_mean", "bn_1_running_var"});
+  writer.write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  CHECK(file.batch_norm_prefixes() == Names{"bn_", "bn_1_"});
+  for (const std::string& prefix : file.batch_norm_prefixes())
+    CHECK(is_that_layer(layer_of(file, prefix, Options::pytorch())));
+}
+
 TEST_CASE("a prefix without its dot is an error that says so", "[safetensors]") {
   const Folder folder("dot");
   SafetensorsWriter writer;

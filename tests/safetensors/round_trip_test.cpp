@@ -59,7 +59,7 @@ TEST_CASE("a file that was written is what the format says", "[safetensors]") {
   const std::string bytes = testing::read_file(folder / "f");
   const std::string header =
       R"({"__metadata__":{"bn.eps":"0.001","bn.momentum":"weight_of_new 0.010000000000000009",)"
-      R"("bn.running_variance":"population"},)"
+      R"("bn.running_variance":"population","bn.single_value":"accept"},)"
       R"("bn.num_batches_tracked":{"dtype":"I64","shape":[],"data_offsets":[0,8]},)"
       R"("bn.bias":{"dtype":"F32","shape":[1],"data_offsets":[8,12]},)"
       R"("bn.running_mean":{"dtype":"F32","shape":[1],"data_offsets":[12,16]},)"
@@ -126,6 +126,24 @@ TEST_CASE("a network's layers and weights share a file", "[safetensors]") {
   Options last = file.options("a.bn1.");
   last.channel_axis = batchnorm::ChannelAxis::last;
   CHECK(same_layer(file.layer<BatchNorm2d<float>>("a.bn1.", last), bn1));
+}
+
+TEST_CASE("a layer comes back with the options that it had", "[safetensors]") {
+  const Folder folder("options");
+  using batchnorm::ChannelAxis, batchnorm::NonFinite, batchnorm::SingleValue;
+  for (const auto single : {SingleValue::reject, SingleValue::use_running, SingleValue::accept}) {
+    for (const auto bad : {NonFinite::skip_update, NonFinite::propagate, NonFinite::reject}) {
+      for (const auto axis : {ChannelAxis::first, ChannelAxis::last}) {
+        Options options;
+        options.channel_axis = axis, options.single_value = single, options.non_finite = bad;
+        SafetensorsWriter().add("bn.", BatchNorm2d<float>(2, options)).write(folder / "f");
+        const Options again = SafetensorsReader(folder / "f").layer<BatchNorm2d<float>>("bn.").options();
+        CHECK(again.channel_axis == axis);
+        CHECK(again.single_value == single);
+        CHECK(again.non_finite == bad);
+      }
+    }
+  }
 }
 
 TEST_CASE("a file of nothing is one", "[safetensors]") {

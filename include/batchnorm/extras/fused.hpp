@@ -182,7 +182,7 @@ void write_dx(Core<A>& core, const Operands& operands, const Normalizer& by,
 
 }  // namespace detail::fused
 
-/// A residual r for Fused, by plus(r).
+/// A residual r for Fused, by plus(r). It refers to r: make it in the call that uses it.
 template <class R>
 struct Plus {
   const R& r;
@@ -215,14 +215,14 @@ class Fused {
   using Layer = BatchNorm<Scalar, spatial>;
   using Param = typename Layer::Param;
 
-  /// Throws std::invalid_argument for a slope that is negative or not finite.
+  /// Throws std::invalid_argument for a slope that is negative, or not finite in the layer's Param.
   Fused(Layer& layer, Act act) : layer_(&layer) {
     double slope = 0;
     if constexpr (std::is_same_v<Act, LeakyRelu>) slope = act.slope;
+    slope_ = detail::narrow<Param>(slope);
     const detail::Where where{"Fused", "Fused"};
-    if (!detail::is_finite(slope) || slope < 0)
+    if (!detail::is_finite(static_cast<double>(slope_)) || slope < 0)
       where.invalid({"expected a finite slope of at least 0, got ", slope});
-    slopes_.setConstant(layer.num_features(), static_cast<Param>(slope));
   }
 
   template <class X>
@@ -243,7 +243,7 @@ class Fused {
       (check_apart(where, "y", out_y, "r", r), ...);
       const detail::Entered entered(core.in_use, where);
       core.forward_by(where, shape, in_x, false, [&](const functional::Statistics* own) {
-        detail::fused::write_y<Scalar, Act>(core, {{in_x, r...}, out_y}, own, slopes_.data());
+        detail::fused::write_y<Scalar, Act>(core, {{in_x, r...}, out_y}, own, slopes());
       });
       has_residual_ = sizeof...(R) > 0;
     };
@@ -263,7 +263,7 @@ class Fused {
     if (has_residual_) where.misuse({"expected backward(x, y, dy, dx, dr) after a residual"});
     const auto f = [&](const auto& shape, const View& in_x, const View& in_dy, const View& out) {
       core.backward_by(where, core.saved, shape, in_x, in_dy, out, [&](auto by, auto sums) {
-        detail::fused::write_dx<Scalar, Act>(core, {{in_x, in_dy}, out}, by, sums, slopes_.data());
+        detail::fused::write_dx<Scalar, Act>(core, {{in_x, in_dy}, out}, by, sums, slopes());
       });
     };
     detail::on_views_of<Scalar, spatial>(core, where, f, detail::Reads{"x", x},
@@ -281,7 +281,7 @@ class Fused {
       check_apart(where, "dr", out_dr, "y", in_y);
       check_same_or_apart(where, "dr", out_dr, "dy", in_dy);
       core.backward_by(where, core.saved, shape, in_x, in_dy, out, [&](auto by, auto sums) {
-        detail::fused::map_dz<Scalar, Act>({{in_y, in_dy}, out_dr}, slopes_.data(), core.workers);
+        detail::fused::map_dz<Scalar, Act>({{in_y, in_dy}, out_dr}, slopes(), core.workers);
         functional::backward<Param>(in_x, out_dr, by, core.affine(), sums, out, core.resources());
       });
     };
@@ -291,8 +291,15 @@ class Fused {
   }
 
  private:
+  /// (C) the slope. The layer may have become one of another size.
+  [[nodiscard]] const Param* slopes() {
+    slopes_.setConstant(layer_->num_features(), slope_);
+    return slopes_.data();
+  }
+
   Layer* layer_;
-  typename Layer::Vector slopes_;  // (C)
+  Param slope_;
+  typename Layer::Vector slopes_;
   bool has_residual_ = false;      // had the last forward one?
 };
 

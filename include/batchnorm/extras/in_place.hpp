@@ -26,9 +26,11 @@ namespace batchnorm {
 /// change between the two calls: x_hat is computed with those of the forward.
 ///
 /// y was rounded once, by u * |y|. So x_hat has an error of u * (|x_hat| + |beta / gamma|). forward
-/// throws std::domain_error, before x is overwritten, where no digits of x_hat would be left: for
-/// |gamma| below |beta| / 1000, or so small that y or gamma^2 would be subnormal. Use the layer's
-/// own forward there, or keep gamma away from 0.
+/// throws std::domain_error, before x is overwritten, where few digits of x_hat or dx would be left:
+/// where |beta / gamma| is above 1000 (half 100, bfloat16 16), or |gamma| is not within 1e-9 and 1e9
+/// (double 1e-75 and 1e75), or so small that y would be subnormal. Use the layer's own forward
+/// there, or keep gamma away from 0. Half must hold z too, which with a slope below 1 is larger
+/// than y.
 ///
 /// Mode, statistics, options and other errors are the layer's. The layer must outlive this object
 /// and stay where it is. A forward in place leaves nothing for the layer's own backward.
@@ -53,8 +55,6 @@ class InPlace {
     if (!can_be_inverted)
       in("InPlace").invalid(
           {"expected a finite slope above 0, got ", slope_, ": 1 / slope must be finite too"});
-    slopes_.setConstant(layer.num_features(), slope);
-    inverse_slopes_.setConstant(layer.num_features(), inverse);
   }
 
   template <class X>
@@ -65,7 +65,7 @@ class InPlace {
       const detail::Entered entered(core.in_use, where);
       for (Index c = 0; c < core.num_features; ++c) check_parameters(where, c);
       core.forward_by(where, shape, v, false, [&](const functional::Statistics* own) {
-        detail::fused::write_y<Scalar, Act>(core, {{v, {}}, v}, own, slopes_.data());
+        detail::fused::write_y<Scalar, Act>(core, {{v, {}}, v}, own, all(slope_));
       });
       by_ = of_z_ = core.saved;
       core.saved.shape = {}, core.saved.count = 0;
@@ -104,15 +104,25 @@ class InPlace {
     constexpr bool is_half = std::is_same_v<Scalar, Eigen::half>;  // bfloat16 has float's range
     constexpr double of_y =
         is_half ? 0x1p-14 : static_cast<double>((std::numeric_limits<Param>::min)());
-    constexpr double of_gamma = std::is_same_v<Param, double> ? 0x1p-500 : 0x1p-60;
+    constexpr bool is_bfloat16 = std::is_same_v<Scalar, Eigen::bfloat16>;
+    constexpr double of_beta = is_half ? 100 : is_bfloat16 ? 16 : 1000;  // the most for |gamma| = 1
+    // gamma^2 * inv_std, which dx needs, is within Param's range by any deviation within it.
+    constexpr double largest = std::is_same_v<Param, double> ? 1e75 : 1e9;
     const auto affine = layer_->core().affine();
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
-    const double smallest = (std::max)(of_gamma, of_y / (std::min)(slope_, 1.0));
-    const double of_beta = affine.gamma ? std::abs(beta) / 1000 : 0;
-    if (std::abs(gamma) >= (std::max)(smallest, of_beta)) return;
-    where.domain({"expected |gamma| of at least ", smallest,
-                  " and |beta| / 1000, to have x_hat back from y, got gamma ", gamma, " and beta ",
-                  beta, " in channel ", c, ": use the layer's own forward"});
+    const double smallest = (std::max)(1 / largest, of_y / (std::min)(slope_, 1.0));
+    const double by_beta = affine.gamma ? std::abs(beta) / of_beta : 0;
+    const bool fits = std::abs(gamma) >= (std::max)(smallest, by_beta) && std::abs(gamma) <= largest;
+    if (fits) return;
+    where.domain({"expected |gamma| of at least ", smallest, " and |beta| / ", of_beta,
+                  ", at most ", largest, ", to have x_hat back from y, got gamma ", gamma,
+                  " and beta ", beta, " in channel ", c, ": use the layer's own forward"});
+  }
+
+  /// (C) this slope.
+  [[nodiscard]] const Param* all(double slope) {
+    slopes_.setConstant(layer_->num_features(), detail::narrow<Param>(slope));
+    return slopes_.data();
   }
 
   /// The layer's backward with z instead of x. `by` makes x_hat = (z - beta) / gamma, with the
@@ -127,9 +137,9 @@ class InPlace {
       factor_[c] = static_cast<Param>(factor);
     }
     if constexpr (!std::is_same_v<Act, Identity>) {
-      detail::fused::map_dz<Scalar, Act>({{y, dy}, dx}, slopes_.data(), core.workers);
+      detail::fused::map_dz<Scalar, Act>({{y, dy}, dx}, all(slope_), core.workers);
       // z = act^-1(y) is y * act'(y) with the inverse slope.
-      detail::fused::map_dz<Scalar, Act>({{y, y}, y}, inverse_slopes_.data(), core.workers);
+      detail::fused::map_dz<Scalar, Act>({{y, y}, y}, all(1 / slope_), core.workers);
     }
     const View& dz = std::is_same_v<Act, Identity> ? dy : dx;
     functional::backward<Param>(y, dz, by, {factor_.data(), nullptr}, sums, dx, core.resources());
@@ -137,7 +147,7 @@ class InPlace {
 
   Layer* layer_;
   double slope_ = 1;
-  typename Layer::Vector slopes_, inverse_slopes_, factor_;  // (C)
+  typename Layer::Vector slopes_, factor_;  // (C)
   Saved by_, of_z_;  // the statistics of the last forward; those that make x_hat from z
 };
 

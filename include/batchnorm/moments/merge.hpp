@@ -37,7 +37,8 @@ struct Moments {
 
   /// m2 / n or, unbiased, m2 / (n - 1). It is NaN where the divisor is 0, and without values.
   [[nodiscard]] Eigen::ArrayXd var(VarianceEstimate estimate = VarianceEstimate::population) const {
-    return m2 / (estimate == VarianceEstimate::unbiased ? Eigen::ArrayXd(count - 1) : count);
+    const double less = estimate == VarianceEstimate::unbiased ? 1 : 0;
+    return m2 / ((count - less).max)(0);
   }
 
   /// Merges another part. Throws std::invalid_argument if it has another number of channels.

@@ -14,7 +14,8 @@ namespace batchnorm {
 ///   for (each part) big.measure(x, dy);          // 3. adds to bn.grad_gamma(), bn.grad_beta()
 ///   for (each part) dx = big.backward(x, dy);    // 4.
 ///
-/// x and dy must have the same values each time. measure(x) after a forward starts the next batch.
+/// x and dy must have the same values each time. measure(x) after a forward starts the next batch;
+/// discard() drops one that was not normalized, as when forward refused it.
 /// Eval mode needs step 1 too, which costs nothing there. Options::single_value applies to the
 /// whole batch. The layer must outlive this object and stay in place. Errors are the layer's, and
 /// std::logic_error for a step that is called too early. A call that throws changes nothing.
@@ -38,11 +39,15 @@ class MicroBatches {
     on_views(where, f, detail::Reads{"x", x});
   }
 
+  /// Drops what was measured: the next measure(x) starts a batch.
+  void discard() { step_ = Step::nothing; }
+
   /// Writes a part's y, apart from x. The first call ends the measuring.
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
     const detail::Where where = in("forward");
     if (step_ == Step::nothing) where.misuse({"expected measure(x) of every part before forward"});
+    check_channels(where);
     const auto f = [&](const Shape&, const auto&... views) {
       detail::check_y(where, views...);
       if (step_ == Step::measure) {
@@ -65,6 +70,7 @@ class MicroBatches {
   void measure(const X& x, const Dy& dy) {
     const detail::Where where = in("measure");
     if (step_ < Step::forward) where.misuse({"expected forward before gradients"});
+    check_channels(where);
     const auto f = [&](const Shape&, const View& in_x, const View& in_dy) {
       const auto part = detail::gradient_sums(*core_, saved_, in_x, in_dy);
       if (step_ != Step::sums) {
@@ -87,6 +93,7 @@ class MicroBatches {
       where.misuse({"expected measure(x, dy) of every part before backward: of ", saved_.count,
                     " values per channel, got ", step_ == Step::sums ? summed_ : 0});
     }
+    check_channels(where);
     const auto f = [&](const Shape&, const auto&... views) {
       detail::check_dx(where, views...);
       detail::input_gradient(*core_, saved_, sums_, views...);
@@ -111,6 +118,11 @@ class MicroBatches {
   template <class F, class... A>
   void on_views(const detail::Where& where, const F& f, const A&... arguments) {
     detail::on_views_alone<Scalar, spatial>(*core_, where, f, arguments...);
+  }
+  void check_channels(const detail::Where& where) const {
+    if (moments_.channels() == core_->num_features) return;
+    where.misuse({"expected the layer that was measured, of ", moments_.channels(),
+                  " channels, got one of ", Eigen::Index{core_->num_features}});
   }
   void check_mode(const detail::Where& where) const {
     if (by_running_ == core_->is_by_running()) return;

@@ -57,8 +57,8 @@ struct LayerEntries {
   return places;
 }
 
-/// The entries of the layer under a prefix. A name that goes on after another "." or "/" belongs to
-/// another layer.
+/// The entries of the layer under a prefix. A name that goes on after another "." or "/", or by a
+/// longer prefix with a part's name ("bn_1_gamma" under "bn_"), belongs to another layer.
 [[nodiscard]] inline LayerEntries find_layer(const SafetensorsEntries& entries,
                                              const std::string& prefix) {
   LayerEntries found;
@@ -68,10 +68,13 @@ struct LayerEntries {
       if (!starts_with(name, place)) break;
       const std::string rest = name.substr(place.size());
       const StatePart part = part_of(rest);
+      std::string of_name;
+      const bool is_other = std::any_of(rest.begin(), rest.end(), is_separator) ||
+                            (split_name(name, of_name) && of_name.size() > place.size());
       if (part < StatePart::skipped) {
         std::string& known = found.names[static_cast<std::size_t>(part)];
         (known.empty() ? known : found.again) = name;
-      } else if (part == StatePart::none && std::none_of(rest.begin(), rest.end(), is_separator)) {
+      } else if (part == StatePart::none && !is_other) {
         found.unknown.push_back(name);
       }
     }

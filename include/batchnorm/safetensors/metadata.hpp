@@ -18,8 +18,33 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
   return momentum.is_cumulative() ? "cumulative"
                                   : "weight_of_new " + text_of(momentum.weight_of_new());
 }
-[[nodiscard]] inline const char* text_of(VarianceEstimate estimate) {
-  return estimate == VarianceEstimate::unbiased ? "unbiased" : "population";
+
+/// The values of an option by the texts that stand for them in files.
+template <class Value>
+using Texts = std::map<std::string, Value>;
+[[nodiscard]] inline Texts<VarianceEstimate> texts_for(VarianceEstimate) {
+  return {{"unbiased", VarianceEstimate::unbiased}, {"population", VarianceEstimate::population}};
+}
+[[nodiscard]] inline Texts<ChannelAxis> texts_for(ChannelAxis) {
+  return {{"first", ChannelAxis::first}, {"last", ChannelAxis::last}};
+}
+[[nodiscard]] inline Texts<SingleValue> texts_for(SingleValue) {
+  return {{"reject", SingleValue::reject},
+          {"use_running", SingleValue::use_running},
+          {"accept", SingleValue::accept}};
+}
+[[nodiscard]] inline Texts<NonFinite> texts_for(NonFinite) {
+  return {{"skip_update", NonFinite::skip_update},
+          {"propagate", NonFinite::propagate},
+          {"reject", NonFinite::reject}};
+}
+template <class Value>
+[[nodiscard]] std::string text_of(Value value) {
+  std::string text;
+  for (const auto& [name, of_name] : texts_for(value)) {
+    if (of_name == value) text = name;
+  }
+  return text;
 }
 
 /// Reads a number by JSON's rules, which do not depend on the locale. False if it is none.
@@ -30,15 +55,25 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
   return is_finite(v);
 }
 
-/// The options of a layer that a file has, under a prefix.
+/// The options of a layer that a file has, under a prefix: eps, momentum and running_variance, and
+/// of the others those that are not the defaults. Its tensors say which of gamma, beta and the
+/// running statistics a layer has.
 [[nodiscard]] inline SafetensorsMetadata metadata_of(const std::string& prefix, const Options& o) {
-  return {{prefix + "eps", text_of(o.eps)},
-          {prefix + "momentum", text_of(o.momentum)},
-          {prefix + "running_variance", text_of(o.running_variance)}};
+  SafetensorsMetadata metadata{{prefix + "eps", text_of(o.eps)},
+                               {prefix + "momentum", text_of(o.momentum)},
+                               {prefix + "running_variance", text_of(o.running_variance)}};
+  const auto add = [&](const char* key, auto value, auto usual) {
+    if (value != usual) metadata[prefix + key] = text_of(value);
+  };
+  const Options usual;
+  add("channel_axis", o.channel_axis, usual.channel_axis);
+  add("single_value", o.single_value, usual.single_value);
+  add("non_finite", o.non_finite, usual.non_finite);
+  return metadata;
 }
 
-/// Sets each option in `o` that the metadata contain. Returns the name of the first that they do
-/// not contain, or nullptr.
+/// Sets each option in `o` that the metadata contain. Returns the name of the first of eps, momentum
+/// and running_variance that they do not contain, or nullptr.
 [[nodiscard]] inline const char* read_options(const InFile& file,
                                               const SafetensorsMetadata& metadata,
                                               const std::string& prefix, Options& o) {
@@ -46,7 +81,17 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
     const auto it = metadata.find(prefix + key);
     return it == metadata.end() ? "" : it->second;
   };
-  const std::string e = said("eps"), m = said("momentum"), v = said("running_variance");
+  const auto read_choice = [&](const char* key, auto& option) {
+    const std::string text = said(key);
+    const auto texts = texts_for(option);
+    const auto it = texts.find(text);
+    if (it != texts.end()) option = it->second;
+    if (it != texts.end() || text.empty()) return;
+    std::string expected;
+    for (const auto& [name, value] : texts) expected += (expected.empty() ? "" : " or ") + name;
+    file.refuse({prefix, key, ": expected ", expected, ", got \"", text, "\""});
+  };
+  const std::string e = said("eps"), m = said("momentum");
   const std::string start = "weight_of_new ";
   double weight = 0;
   if (!e.empty() && !read_number(e, o.eps))
@@ -60,17 +105,16 @@ using SafetensorsMetadata = std::map<std::string, std::string>;
                  "momentum: expected \"weight_of_new 0.1\" or the like, or \"cumulative\", got \"",
                  m, "\""});
   }
-  if (v == "unbiased") o.running_variance = VarianceEstimate::unbiased;
-  if (v == "population") o.running_variance = VarianceEstimate::population;
-  if (!v.empty() && v != text_of(o.running_variance)) {
-    file.refuse(
-        {prefix, "running_variance: expected \"unbiased\" or \"population\", got \"", v, "\""});
-  }
+  read_choice("running_variance", o.running_variance);
+  read_choice("channel_axis", o.channel_axis);
+  read_choice("single_value", o.single_value);
+  read_choice("non_finite", o.non_finite);
   if (e.empty()) return "eps";
-  return m.empty() ? "momentum" : v.empty() ? "running_variance" : nullptr;
+  return m.empty() ? "momentum" : said("running_variance").empty() ? "running_variance" : nullptr;
 }
 
-/// Throws if the metadata have an option under the prefix that differs from the layer's.
+/// Throws if the metadata have an eps, momentum or variance estimate under the prefix that differs
+/// from the layer's. The other options say how a layer is used, which a program may choose.
 inline void check_options_agree(const InFile& file, const SafetensorsMetadata& metadata,
                                 const std::string& prefix, const Options& o) {
   Options in_file = o;

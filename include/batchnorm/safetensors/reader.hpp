@@ -83,12 +83,12 @@ class SafetensorsReader {
 
   // Layers. --------------------------------------------------------------------------------------
 
-  /// `others` with the file's eps, momentum and variance estimate, which the file must have.
+  /// `others` with the options that the file has. It must have eps, momentum and the variance
+  /// estimate. This library writes channel_axis, single_value and non_finite too unless they are
+  /// the defaults.
   [[nodiscard]] Options options(const std::string& prefix = "", Options others = {}) const;
 
-  /// A new layer with the file's eps, momentum and variance estimate, and the other options as they
-  /// are by default: the channel axis is not in the file. It has gamma, beta and statistics if the
-  /// file has them.
+  /// A new layer with options(prefix). It has gamma, beta and statistics if the file has them.
   template <class Layer>
   [[nodiscard]] Layer layer(const std::string& prefix = "") {
     const detail::LayerEntries found = find(prefix);
