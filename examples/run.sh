@@ -46,9 +46,9 @@ file_missing() {
   done
 }
 
-case ${1:-} in
+case ${1-no argument} in
   --list) list; exit 0 ;;
-  -* | '') name=fashion_mnist ;;
+  -* | 'no argument') name=fashion_mnist ;;
   *) name=$1; shift ;;
 esac
 source=$(source_of "$name")

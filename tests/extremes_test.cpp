@@ -119,9 +119,9 @@ void check_dx_in_units(Scalar x_unit, Scalar dy_unit, Scalar gamma, double error
   exact.eps = 0;
   const Column<Scalar> x = Eigen::Matrix<Scalar, 4, 1>(1, -1, 3, -3) * x_unit;
   const Column<Scalar> dy = Eigen::Matrix<Scalar, 4, 1>(1, -1, 2, -2) * dy_unit;
-  const double unit = static_cast<double>(gamma) / static_cast<double>(x_unit) / std::sqrt(5.0) *
-                      static_cast<double>(dy_unit);
-  const double expected[] = {0.3, -0.3, -0.1, 0.1};
+  const long double unit = static_cast<long double>(gamma) / static_cast<long double>(x_unit) /
+                           std::sqrt(5.0L) * static_cast<long double>(dy_unit);
+  const long double expected[] = {0.3L, -0.3L, -0.1L, 0.1L};
   in_both_orders<Scalar>(x, [&](const auto& columns) {
     using X = std::decay_t<decltype(columns)>;
     BatchNorm1d<Scalar> layer(9, exact);
@@ -130,7 +130,7 @@ void check_dx_in_units(Scalar x_unit, Scalar dy_unit, Scalar gamma, double error
     const X dx = layer.backward(columns, X(dy.replicate(1, 9)));
     for (Index c = 0; c < 9; ++c) {
       for (Index i = 0; i < 4; ++i)
-        CHECK(std::abs(static_cast<double>(dx(i, c)) / unit - expected[i]) <= error);
+        CHECK(std::abs(static_cast<long double>(dx(i, c)) / unit - expected[i]) <= error);
     }
   });
 }

@@ -59,8 +59,7 @@ case ${1:-} in
   *) echo "Unknown option $1; there are --all and --help" >&2; exit 1 ;;
 esac
 
-core="cmake make libeigen3-dev catch2 pkg-config"
-[ -n "${CXX:-}" ] || core="g++ $core"
+core="$(package_of "${CXX:-g++}") cmake make libeigen3-dev catch2 pkg-config"
 examples="zlib1g-dev libcxxopts-dev"
 mpi=libopenmpi-dev
 files="nlohmann-json3-dev python3-torch libonnx-testdata" # of other frameworks, and for theirs
@@ -73,7 +72,7 @@ native=
 everywhere=${EVERYWHERE:-OFF}
 failed=
 
-if [ $# -eq 0 ]; then
+if [ -z "${1:-}" ]; then
   also "The core" "$core" \
     build_and_test "$folder" -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_ALL_TESTS=OFF
 else

@@ -13,6 +13,7 @@ compiler=${CXX:-g++}
 flags=${CXXFLAGS:--O2}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+trap 'exit 1' HUP INT TERM # dash runs no EXIT trap when a signal ends it
 eigen=$(pkg-config --cflags-only-I eigen3 2>/dev/null || echo -I/usr/include/eigen3)
 
 cat >"$folder/tensor.cpp" <<'END'

@@ -6,6 +6,7 @@ set -eu
 root=$1
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM # dash runs no EXIT trap when a signal ends it
 
 fail() { echo "$*" >&2; exit 1; }
 

@@ -10,7 +10,7 @@
 # corpus/TARGET.tar contains the kept inputs of a target; they are unpacked into build/fuzz/given.
 # Each run starts from them and from what earlier runs found, in build/fuzz/corpus. Builds in
 # build/fuzz. CXX names a clang other than clang++, FUZZ_FLAGS an optimization other than -O1: -O0
-# compiles in a third of the time and runs slower.
+# compiles in a third of the time and runs slower. JOBS=1 uses one processor core.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -110,7 +110,7 @@ for target; do unpack "$target"; done
 [ "$seconds" != unpack ] || { echo "Unpacked into $given" >&2; exit 0; }
 
 case ${CXX:-} in *clang*) cxx=$CXX ;; *) cxx=clang++ ;; esac # libFuzzer is a part of clang
-jobs=$(nproc 2>/dev/null || echo 2)
+jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
 need_packages clang libclang-rt-dev cmake make libeigen3-dev nlohmann-json3-dev zlib1g-dev \
   libcxxopts-dev
 mkdir -p "$build" "$failures"
@@ -129,10 +129,11 @@ fi
 TMPDIR=$(mktemp -d -p "$([ -w /dev/shm ] && echo /dev/shm || echo "${TMPDIR:-/tmp}")" fuzz.XXXXXX)
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
+trap 'exit 1' HUP INT TERM # dash runs no EXIT trap when a signal ends it
 for target; do mkdir -p "$build/corpus/$target"; done
 if [ "$seconds" = keep ]; then
   for target; do keep "$target"; done
 else
   # One more at a time than there are cores: five targets take two minutes on two of them.
-  printf '%s\n' "$@" | xargs -P $((jobs + 1)) -I '{}' sh "$0" one '{}' "$seconds"
+  printf '%s\n' "$@" | xargs -P "${JOBS:-$((jobs + 1))}" -I '{}' sh "$0" one '{}' "$seconds"
 fi

@@ -84,7 +84,8 @@ esac
 check_pairs
 need_packages cmake make libeigen3-dev catch2
 for compiler; do
-  have_command "$compiler" || need_packages "$(echo "$compiler" | sed 's/^clang++/clang/')"
+  # shellcheck disable=SC2046  # one name or none
+  need_packages $(package_of "$compiler")
 done
 
 mkdir -p "$root/build/builds"

@@ -13,5 +13,6 @@ case ${1:-} in
 esac
 root=$(cd "$(dirname "$0")/../.." && pwd)
 . "$root/tests/tools/packages.sh"
-need_packages "${CXX:-clang}" python3 libeigen3-dev catch2 nlohmann-json3-dev libopenmpi-dev
+# shellcheck disable=SC2046  # one name or none
+need_packages $(package_of "${CXX:-clang++}") python3 libeigen3-dev catch2 nlohmann-json3-dev libopenmpi-dev
 exec python3 "$root/tests/tools/mutations/run.py" "$@"

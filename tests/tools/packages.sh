@@ -21,8 +21,8 @@ have_header() {
 # have_package NAME: installed by dpkg, or found by what it would bring.
 have_package() {
   case $1 in
-    g++ | clang++ | cmake | make | git | pkg-config) have_command "$1" && return ;;
-    clang) have_command clang++ && return ;;
+    g++* | cmake | make | git | pkg-config) have_command "$1" && return ;;
+    clang | clang-[0-9]*) have_command "clang++${1#clang}" && return ;;
     libclang-rt-dev) # the sanitizers' and libFuzzer's libraries
       ls "$(clang++ -print-resource-dir 2>/dev/null)"/lib/*/libclang_rt.fuzzer* >/dev/null 2>&1 && return ;;
     libeigen3-dev) have_header eigen3/Eigen/Core Eigen/Core && return ;;
@@ -38,6 +38,10 @@ have_package() {
   esac
   dpkg -s "$1" 2>/dev/null | grep -q '^Status: install ok installed'
 }
+
+# package_of COMPILER: the package of g++, clang++, g++-12 or clang++-19, which flags may follow. Prints
+# nothing for any other compiler: that has to be installed already.
+package_of() { echo "${1%% *}" | sed -n '/^g++/p; s/^clang++/clang/p'; }
 
 missing_packages() {
   for missing_name; do
@@ -81,13 +85,12 @@ need_packages() {
   fi
 
   echo "Installing $need_list"
-  need_log=$(mktemp)
+  mkdir -p "$root/build"
+  need_log=$root/build/packages.log
   # shellcheck disable=SC2086  # the list is meant to split
   with_progress "$need_log" apt_update_and_install $need_list || {
     show_log "$need_log"
-    rm -f "$need_log"
     echo "Could not install: $(missing_packages "$@")" >&2
     exit 1
   }
-  rm -f "$need_log"
 }

@@ -78,19 +78,20 @@ for folder in eigen3/Eigen eigen3/unsupported catch2 nlohmann; do
 done
 work=''
 for name; do
+  here=$root/build/platforms/$name
+  rm -rf "$here"
   # shellcheck disable=SC2046
   need_packages $(field "$name" 2)
   case $name in
     avx512) grep -q avx512bw /proc/cpuinfo || { echo "avx512: not run, this processor lacks it"; continue; } ;;
   esac
-  here=$root/build/platforms/$name
-  rm -rf "$here"
   mkdir -p "$here"
   # shellcheck disable=SC2046
   $(field "$name" 3) -std=c++17 $(field "$name" 4) -O1 -w -I "$root/tests" -isystem "$headers" \
     -c "$root/tests/support/catch_main.cpp" -o "$here/main.o"
   for test in $tests $(field "$name" 6); do work="$work $name $test"; done
 done
+[ -n "$work" ] || exit 0
 # shellcheck disable=SC2086
 echo $work | xargs -n 2 -P "$jobs" sh "$0" --one
 

@@ -8,6 +8,7 @@
 # platforms; coverage; the table of accuracy beside PyTorch and oneDNN; ten minutes of fuzzing for
 # each target; mutants of the library.
 set -eu
+unset CXX # each check names its compilers
 [ "${1:-}" != --help ] || { sed -n '3,/^[^#]/s/^# //p' "$0"; exit 0; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 check() { sh "$root/tests/check.sh" "$1"; }

@@ -8,6 +8,7 @@ for name; do
   row=$(grep -F "[$name]($name.cpp)" "$root/examples/README.md") ||
     { echo "examples/README.md has no row for $name"; exit 1; }
   said=$(printf '%s\n' "$row" | sed 's/.*| `\(.*\)` |$/\1/' | tr -s ' ')
-  "$programs/$name" /dev/null | tr -s ' ' | grep -qF -- "$said" ||
+  printed=$("$programs/$name" /dev/null)
+  printf '%s\n' "$printed" | tr -s ' ' | grep -qF -- "$said" ||
     { echo "examples/README.md says of $name what it does not print: $said"; exit 1; }
 done

@@ -12,7 +12,8 @@ if grep '^#include' "$source" | grep -v "^#include $allowed"; then
   echo "$source includes what is neither batchnorm's, Eigen's nor standard"
   exit 1
 fi
-sh "$examples/run.sh" --list | grep -q "^  $name  *[A-Z]" ||
+list=$(sh "$examples/run.sh" --list)
+printf '%s\n' "$list" | grep -q "^  $name  *[A-Z]" ||
   { echo "run.sh --list does not describe $name"; exit 1; }
 if [ "$name" = from_scratch ]; then # both of its functions, in what it says of itself
   lines=$(awk '/ batch_norm\(.*,$/, /^}/' "$source" | wc -l)
