@@ -125,7 +125,7 @@ inline constexpr std::size_t most_printed = 20;  // channels
 inline std::ostream& operator<<(std::ostream& out, const Diagnosis& d) {
   char line[1024];  // %f takes up to 312 characters for a double
   std::snprintf(line, sizeof line, "%7s %11s %11s %11s %11s %9s %9s\n", "channel", "mean",
-                "running", "deviation", "running", "shift", "spread");
+                "run. mean", "std", "run. std", "shift", "spread");
   out << line;
   const auto all = static_cast<std::ptrdiff_t>(d.channels.size());
   const std::vector<std::size_t> printed = detail::worst_of(d);
@@ -152,7 +152,9 @@ inline std::ostream& operator<<(std::ostream& out, const Diagnosis& d) {
       "state.");
   say(d.number_of(&ChannelDiagnosis::is_far),
       "are far off: eval mode does not normalize them. Is x prepared as in training? Did the "
-      "statistics see enough batches of this kind at this momentum?");
+      "statistics see enough batches of this kind? Recalibration (moments.hpp) computes them "
+      "again. "
+      "If the weights change faster than the statistics follow, lower the learning rate.");
   say(d.number_of(&ChannelDiagnosis::is_flat),
       "are flat: they hardly vary, and eps sets their scale.");
   say(d.number_of(&ChannelDiagnosis::is_dead), "are dead: gamma is 0.");

@@ -52,7 +52,7 @@ BatchNorm1d<float> trained(Eigen::Index channels) {
 
 }  // namespace
 
-TEST_CASE("distances computed by hand", "[diagnose]") {
+TEST_CASE("shift and spread of a batch are the numbers worked out by hand", "[diagnose]") {
   Options options;
   options.eps = 1;
   BatchNorm1d<double> bn(2, options);
@@ -106,7 +106,8 @@ TEST_CASE("shift and spread are what eval mode makes of the batch", "[diagnose]"
   }
 }
 
-TEST_CASE("a layer that has learned its data is well", "[diagnose]") {
+TEST_CASE("eval mode is explained where the data are not those that a layer has learned",
+          "[diagnose]") {
   auto bn = trained(4);
   const Diagnosis d = diagnose(bn, samples(4));
   CHECK_FALSE(d.explains_eval());
@@ -133,7 +134,41 @@ TEST_CASE("running statistics that were never updated are named", "[diagnose]") 
   CHECK_FALSE(diagnose(bn, samples(2)).explains_eval());
 }
 
-TEST_CASE("flat, dead and broken channels are named", "[diagnose]") {
+// By eps 0, running mean 0 and variance 1, a batch of mean 0 and variance 1. 1000 values, so that the
+// limits are 1/2 for the shift, and 1/2 and 2 for the spread: chance explains only 0.13 and exp(0.09).
+TEST_CASE("a channel is far off just beyond a shift of a half or a spread of two", "[diagnose]") {
+  Options options;
+  options.eps = 0;
+  BatchNorm1d<double> bn(1, options);
+  const Eigen::MatrixXd x = Eigen::Vector2d(-1, 1).replicate(500, 1);
+  const auto is_far = [&](double running_mean, double running_deviation) {
+    bn.running_mean() << running_mean;
+    bn.running_var() << running_deviation * running_deviation;
+    return diagnose(bn, x).channels[0].is_far;
+  };
+  CHECK_FALSE(is_far(0.49, 1));
+  CHECK(is_far(0.51, 1));
+  CHECK_FALSE(is_far(-0.49, 1));
+  CHECK(is_far(-0.51, 1));
+  CHECK_FALSE(is_far(0, 1.99));
+  CHECK(is_far(0, 2.01));
+  CHECK_FALSE(is_far(0, 0.51));
+  CHECK(is_far(0, 0.49));
+}
+
+TEST_CASE("a batch counts as seen by any of mean, variance and counter", "[diagnose]") {
+  BatchNorm1d<float> bn(2);
+  bn.running_mean()[1] = 3;
+  CHECK_FALSE(diagnose(bn, samples(2)).never_updated);
+  bn.running_mean()[1] = 0, bn.running_var()[0] = 2;
+  CHECK_FALSE(diagnose(bn, samples(2)).never_updated);
+  bn.running_var()[0] = 1, bn.num_batches_tracked() = 1;
+  CHECK_FALSE(diagnose(bn, samples(2)).never_updated);
+  bn.num_batches_tracked() = 0;
+  CHECK(diagnose(bn, samples(2)).never_updated);
+}
+
+TEST_CASE("flat, dead and not finite channels are named", "[diagnose]") {
   auto bn = trained(6);
   bn.gamma()[1] = 0;
   Eigen::MatrixXf x = samples(6);
@@ -157,14 +192,15 @@ TEST_CASE("flat, dead and broken channels are named", "[diagnose]") {
   CHECK(says(d, "3 of 6 channels have statistics that are not finite"));
 }
 
-TEST_CASE("a variance that overflows is no finite statistic, though the mean is", "[diagnose]") {
+TEST_CASE("a channel whose variance overflows is not finite, even if its mean is", "[diagnose]") {
   BatchNorm1d<double> bn(1);
   const Diagnosis d = diagnose(bn, Eigen::MatrixXd(Eigen::Vector2d(-1e300, 1e300)));
   CHECK(d.channels[0].shift == 0);
   CHECK_FALSE(d.channels[0].is_finite);
 }
 
-TEST_CASE("a channel that is constant in both has no distance, by eps 0 either", "[diagnose]") {
+TEST_CASE("a channel of variance 0 in batch and layer has a spread of 1, by eps 0 too",
+          "[diagnose]") {
   Options options;
   options.eps = 0;
   BatchNorm1d<double> bn(1, options);
@@ -175,7 +211,7 @@ TEST_CASE("a channel that is constant in both has no distance, by eps 0 either",
   CHECK_FALSE(d.channels[0].is_far);
 }
 
-TEST_CASE("a line of the table has its end for numbers of any size", "[diagnose]") {
+TEST_CASE("numbers of any size do not cut a line of the table short", "[diagnose]") {
   BatchNorm1d<double> bn(1);
   const std::string table = text(diagnose(bn, Eigen::MatrixXd(Eigen::Vector2d(1e200, 1e200))));
   CHECK(table.find("  far off  flat\n") != table.npos);
@@ -186,7 +222,7 @@ TEST_CASE("the table has a line for each channel, or for the 20 worst", "[diagno
   const Eigen::MatrixXf x = samples(30);
   bn.running_mean()[29] = 30;
   const std::string table = text(diagnose(bn, x));
-  CHECK(table.find("channel        mean     running   deviation     running     shift    spread\n"
+  CHECK(table.find("channel        mean   run. mean         std    run. std     shift    spread\n"
                    "     29 ") == 0);
   CHECK(table.find("far off\n") != std::string::npos);
   CHECK(table.find("The 20 worst of 30 channels.\n") != std::string::npos);
@@ -198,7 +234,19 @@ TEST_CASE("the table has a line for each channel, or for the 20 worst", "[diagno
   CHECK(std::count(few.begin(), few.end(), '\n') == 5);  // a heading, 3 channels, a verdict
 }
 
-TEST_CASE("layers without gamma or statistics, and samples in columns", "[diagnose]") {
+TEST_CASE("channels are diagnosed where they are the last axis", "[diagnose]") {
+  Options options;
+  options.channel_axis = batchnorm::ChannelAxis::last;
+  const BatchNorm2d<float> bn(3, options);
+  Eigen::Tensor<float, 4, Eigen::RowMajor> x(2, 3, 4, 3);
+  for (Eigen::Index i = 0; i < x.size(); ++i) x.data()[i] = static_cast<float>(i % 3);
+  const Diagnosis d = diagnose(bn, x);
+  CHECK(d.count == 24);
+  for (std::size_t c = 0; c < 3; ++c) CHECK(d.channels[c].mean == static_cast<double>(c));
+}
+
+TEST_CASE("layers without gamma or statistics are diagnosed, and samples in columns",
+          "[diagnose]") {
   Options options;
   options.scale = options.track_running_stats = false;
   const BatchNorm1d<float> bn(2, options);

@@ -82,6 +82,10 @@ TEST_CASE("a file with any byte changed is read within its bounds", "[hostile]")
   CHECK(refused > static_cast<int>(good.size()));  // most; a changed number cannot be told
 }
 
+TEST_CASE("a file of torch.save is recognized", "[hostile]") {
+  check_hostile("PK\3\4 and the rest of a zip file", "write it with safetensors.torch.save_file");
+}
+
 TEST_CASE("a header length beyond the file is an error and takes no memory", "[hostile]") {
   testing::largest_allocation = 0;
   for (const std::uint64_t length :

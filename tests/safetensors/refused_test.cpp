@@ -146,10 +146,10 @@ TEST_CASE("names and metadata that are no UTF-8 are refused, and leave no file",
 TEST_CASE("metadata that is no option is refused", "[safetensors]") {
   const Folder folder("no_option");
   auto bn = random_layer<BatchNorm1d<float>>(1);
-  for (const char* bad : {R"("bn.eps":"small")", R"("bn.eps":"1e999")", R"("bn.momentum":"0.1")",
-                          R"("bn.momentum":"weight_of_new x")", R"("bn.running_variance":"yes")",
-                          R"("bn.channel_axis":"1")", R"("bn.single_value":"2")",
-                          R"("bn.non_finite":"ignore")"}) {
+  for (const char* bad :
+       {R"("bn.eps":"small")", R"("bn.eps":"1e999")", R"("bn.momentum":"0.1")",
+        R"("bn.momentum":"weight_of_new x")", R"("bn.running_variance":"yes")",
+        R"("bn.channel_axis":"1")", R"("bn.single_value":"2")", R"("bn.non_finite":"ignore")"}) {
     testing::write_file(folder / "f", one_channel(bad));
     check_refused<std::invalid_argument>(bn,
                                          {std::string(bad).substr(1, 5), ": expected", "got \""},

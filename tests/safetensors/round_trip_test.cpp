@@ -137,7 +137,8 @@ TEST_CASE("a layer comes back with the options that it had", "[safetensors]") {
         Options options;
         options.channel_axis = axis, options.single_value = single, options.non_finite = bad;
         SafetensorsWriter().add("bn.", BatchNorm2d<float>(2, options)).write(folder / "f");
-        const Options again = SafetensorsReader(folder / "f").layer<BatchNorm2d<float>>("bn.").options();
+        const Options again =
+            SafetensorsReader(folder / "f").layer<BatchNorm2d<float>>("bn.").options();
         CHECK(again.channel_axis == axis);
         CHECK(again.single_value == single);
         CHECK(again.non_finite == bad);

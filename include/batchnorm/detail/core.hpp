@@ -116,7 +116,8 @@ struct Core {
   [[nodiscard]] bool is_by_running() const { return !training && options.track_running_stats; }
   void check_tracked(const Where& where) const {
     if (!options.track_running_stats)
-      where.misuse({"expected running statistics, got a layer that does not track them"});
+      where.misuse(
+          {"expected running statistics, got a layer that does not track them: call forward"});
   }
   /// Throws std::domain_error under NonFinite::reject if values of the batch are not finite.
   void check_finite(const Where& where, const Saved& batch) const {
@@ -252,7 +253,9 @@ void Core<Param>::check_lengths(const Where& where) const {
   if (num_features == 0) where.misuse({"expected a layer, got one that was moved from"});
   const auto check = [&](bool on, const char* what, const Vector& v) {
     const Index c = on ? Index{num_features} : 0;
-    if (v.size() != c) where.misuse({"expected ", what, " of length ", c, ", got ", v.size()});
+    if (v.size() == c) return;
+    where.misuse({"expected ", what, " of length ", c, ", got ", v.size(),
+                  on ? "" : ", though the layer's options switch it off"});
   };
   check(options.scale, "gamma", gamma), check(options.scale, "grad_gamma", grad_gamma);
   check(options.shift, "beta", beta), check(options.shift, "grad_beta", grad_beta);

@@ -16,8 +16,9 @@ namespace batchnorm::detail {
   if (!training && options.track_running_stats) return false;
   const bool too_few = n == 1 || (n == 0 && training);
   const bool has_eval = training && options.track_running_stats;
-  const char* const advice = has_eval ? ": call eval() for inference, or see Options::single_value"
-                                      : ": see Options::single_value";
+  const char* const advice =
+      has_eval ? ": call eval() for inference, leave the batch out, or see Options::single_value"
+               : ": leave the batch out, or see Options::single_value";
   if (too_few && options.single_value == SingleValue::reject)
     where.invalid({"expected more than one value per channel, got ", n, advice});
   return n != 1 || options.single_value == SingleValue::accept;

@@ -300,7 +300,7 @@ class Fused {
   Layer* layer_;
   Param slope_;
   typename Layer::Vector slopes_;
-  bool has_residual_ = false;      // had the last forward one?
+  bool has_residual_ = false;  // had the last forward one?
 };
 
 template <class Act, class Scalar, int spatial>

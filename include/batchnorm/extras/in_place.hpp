@@ -26,11 +26,11 @@ namespace batchnorm {
 /// change between the two calls: x_hat is computed with those of the forward.
 ///
 /// y was rounded once, by u * |y|. So x_hat has an error of u * (|x_hat| + |beta / gamma|). forward
-/// throws std::domain_error, before x is overwritten, where few digits of x_hat or dx would be left:
-/// where |beta / gamma| is above 1000 (half 100, bfloat16 16), or |gamma| is not within 1e-9 and 1e9
-/// (double 1e-75 and 1e75), or so small that y would be subnormal. Use the layer's own forward
-/// there, or keep gamma away from 0. Half must hold z too, which with a slope below 1 is larger
-/// than y.
+/// throws std::domain_error, before x is overwritten, where few digits of x_hat or dx would be
+/// left: where |beta / gamma| is above 1000 (half 100, bfloat16 16), or |gamma| is not between 1e-9
+/// and 1e9 (double 1e-75 and 1e75), or so small that y would be subnormal. Use the layer's own
+/// forward there, or keep gamma away from 0. Half must hold z too, which with a slope below 1 is
+/// larger than y.
 ///
 /// Mode, statistics, options and other errors are the layer's. The layer must outlive this object
 /// and stay where it is. A forward in place leaves nothing for the layer's own backward.
@@ -112,7 +112,8 @@ class InPlace {
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
     const double smallest = (std::max)(1 / largest, of_y / (std::min)(slope_, 1.0));
     const double by_beta = affine.gamma ? std::abs(beta) / of_beta : 0;
-    const bool fits = std::abs(gamma) >= (std::max)(smallest, by_beta) && std::abs(gamma) <= largest;
+    const bool fits =
+        std::abs(gamma) >= (std::max)(smallest, by_beta) && std::abs(gamma) <= largest;
     if (fits) return;
     where.domain({"expected |gamma| of at least ", smallest, " and |beta| / ", of_beta,
                   ", at most ", largest, ", to have x_hat back from y, got gamma ", gamma,

@@ -33,8 +33,8 @@ enum class Update {
 /// Arguments, options, errors and promises are the layer's; Options::single_value and non_finite
 /// apply to batch statistics that normalize or update. A call that throws leaves the layer and its
 /// mode as they were. A forward that updates running statistics with which it normalizes allocates
-/// memory. The layer must outlive this object and stay in place. Source of frozen layers: He et al.,
-/// 2015, arXiv 1512.03385, section on detection baselines.
+/// memory. The layer must outlive this object and stay in place. Source of frozen layers: He et al.
+/// (2015), arXiv 1512.03385, section on detection baselines.
 template <class Scalar, int spatial>
 class Switched {
  public:

@@ -18,7 +18,8 @@ enum class ZeroWeight {
   normalize  ///< y is computed by the statistics of the other positions, and dy is used
 };
 
-/// Weights for a forward, made by weights(w). They refer to w: make them in the call that uses them.
+/// Weights for a forward, made by weights(w). They refer to w: make them in the call that uses
+/// them.
 template <class W>
 struct Weights {
   const W& w;

@@ -72,8 +72,8 @@ template <class Value>
   return metadata;
 }
 
-/// Sets each option in `o` that the metadata contain. Returns the name of the first of eps, momentum
-/// and running_variance that they do not contain, or nullptr.
+/// Sets each option in `o` that the metadata contain. Returns the name of the first of eps,
+/// momentum and running_variance that they do not contain, or nullptr.
 [[nodiscard]] inline const char* read_options(const InFile& file,
                                               const SafetensorsMetadata& metadata,
                                               const std::string& prefix, Options& o) {

@@ -160,6 +160,10 @@ inline void SafetensorsReader::open() {
   std::array<char, 8> length{};
   if (size < length.size()) in_.refuse({"expected 8 bytes and a header, got ", size, " bytes"});
   file_.read(length.data(), length.size());  // if this fails, so does the next read
+  if (std::string(length.data(), 4) == "PK\3\4")
+    in_.refuse(
+        {"expected a safetensors file, got a zip file, as torch.save writes: write it with "
+         "safetensors.torch.save_file"});
   const auto header_size = detail::get_bytes<std::uint64_t>(length.data());
   if (header_size > size - length.size() || header_size > largest_header) {
     in_.refuse({"expected a header within the file of ", size, " bytes, and up to ", largest_header,
