@@ -145,6 +145,21 @@ TEST_CASE("a fixed layer gives the numbers worked out by hand, in training and e
   CHECK(x.isApprox(y, 1e-15));
 }
 
+TEST_CASE("a fixed layer takes expressions, products too", "[fixed]") {
+  FixedBatchNorm1d<double, 2> bn, of_values;
+  const Eigen::Matrix<double, 4, 2> x = testing::filled(Eigen::Matrix<double, 4, 2>(), 1);
+  const Eigen::Matrix<double, 4, 2> dy = testing::filled(Eigen::Matrix<double, 4, 2>(), 2);
+  const Eigen::Matrix2d twice = Eigen::Vector2d(2, 2).asDiagonal();
+  Eigen::Matrix<double, 4, 2> z;
+  const auto y = of_values.forward(x), dx = of_values.backward(x, dy);
+  CHECK(bn.forward(x / 2 * twice) == y);
+  CHECK(bn.backward(x / 2 * twice, dy / 2 * twice) == dx);
+  bn.forward(x / 4 * twice + x / 2, z);
+  CHECK(z == y);
+  bn.backward(x / 4 * twice + x / 2, dy, z);
+  CHECK(z == dx);
+}
+
 TEST_CASE("a fixed layer is as exact as the layer", "[fixed]") {
   for (const testing::Kind& kind : fixed_kinds()) {
     for (const Options& options : all_options()) {
@@ -253,6 +268,28 @@ TEST_CASE("a fixed layer switches off, skips and refuses as the layer", "[fixed]
   options.eps = -1;
   check_throws<std::invalid_argument>({"[FixedBatchNorm1d::FixedBatchNorm1d]", "eps"},
                                       [&] { FixedBatchNorm1d<double, 2>{options}; });
+}
+
+TEST_CASE("a constant channel of a fixed layer gives exactly beta, by eps 0 too", "[fixed]") {
+  // A sum of ten times 0.1 is not 1: the mean must come from deviations, which are exactly 0.
+  using Column = Eigen::Matrix<double, 10, 1>;
+  Options options;
+  options.eps = 0;
+  FixedBatchNorm1d<double, 1> bn(options);
+  bn.beta() << 7;
+  const Column x = Column::Constant(0.1);
+  CHECK(bn.forward(x) == Column::Constant(7));
+}
+
+TEST_CASE("a fixed layer has no gradient of a gamma that is switched off", "[fixed]") {
+  Options options;
+  options.scale = false;
+  FixedBatchNorm1d<double, 1> bn(options);
+  const Eigen::Vector3d x(1, 2, 4), dy(1, 0, 0);  // sum dy * x_hat is not 0
+  static_cast<void>(bn.forward(x));
+  static_cast<void>(bn.backward(x, dy));
+  CHECK(bn.grad_gamma()[0] == 0);
+  CHECK(bn.grad_beta()[0] == 1);
 }
 
 TEST_CASE("an empty batch is refused by a fixed layer, or changes nothing", "[fixed]") {

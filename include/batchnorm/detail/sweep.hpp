@@ -107,18 +107,17 @@ struct Columns {
   }
   [[nodiscard]] bool are_channels() const { return fold * inner == 1; }
 
-  /// Copies a number of each channel to its columns. Whole lines are written: what is too much for
-  /// a channel, the next one overwrites.
+  /// Copies a number of each channel to its columns, in whole packets: what is too much for a
+  /// channel, the next one overwrites.
   template <class N>
   void copy(const void* numbers, void* copies) const {
+    constexpr Index size = sizeof(ShortPacket<N>) / sizeof(N);
     const N* const of_channels = static_cast<const N*>(numbers) + c0;
     N *const first = static_cast<N*>(copies), *const end = first + width, *to = first;
     if (inner == 1) to = std::copy_n(of_channels, channels, to);
-    using Line = Eigen::Array<N, line_bytes / sizeof(N), 1>;
     for (Index c = 0; c < channels && inner > 1; ++c, to += inner) {
-      for (Index j = 0; j < inner; j += Line::SizeAtCompileTime) {
-        Eigen::Map<Line>(to + j).setConstant(of_channels[c]);
-      }
+      const auto number = Eigen::internal::pset1<ShortPacket<N>>(of_channels[c]);
+      for (Index j = 0; j < inner; j += size) Eigen::internal::pstoreu(to + j, number);
     }
     // Each copy doubles the columns that are there.
     while (to < end) to = std::copy_n(first, (std::min)(to - first, end - to), to);

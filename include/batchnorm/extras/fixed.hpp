@@ -22,13 +22,13 @@ namespace batchnorm {
 ///   auto y = bn.forward(x);
 ///   auto dx = bn.backward(x, dy);
 ///
-/// It differs from BatchNorm1d: x, y, dy and dx are dense matrices of C columns, and expressions
-/// are computed again in each pass over them. If an option switches a vector off, the vector is not
-/// empty: gamma() is 1, beta() is 0, their gradients are 0, and the running statistics stay 0 and
-/// 1. It computes in double, by plain loops on the calling thread. Deviations of doubles beyond
-/// 1e150, whose squares overflow, count as not finite. Of overlapping arguments it refuses only a y
-/// that starts where x does, in training mode. It has no infer, saved, folded, set_momentum and
-/// set_device. Only the message of an error is on the heap.
+/// It differs from BatchNorm1d: x, y, dy and dx are dense matrices of C columns. If an option
+/// switches a vector off, the vector is not empty: gamma() is 1, beta() is 0, their gradients are
+/// 0, and the running statistics stay 0 and 1. It computes in double, by plain loops on the calling
+/// thread. Deviations of doubles beyond 1e150, whose squares overflow, count as not finite. Of
+/// overlapping arguments it refuses only a y that starts where x does, in training mode. It has no
+/// infer, saved, folded, set_momentum and set_device. On the heap are the message of an error, and
+/// the values of an expression whose number of rows has no fixed limit.
 template <class Scalar, int C>
 class FixedBatchNorm1d {
   static_assert(detail::is_supported_scalar<Scalar>,
@@ -50,22 +50,25 @@ class FixedBatchNorm1d {
   template <class X>
   [[nodiscard]] typename X::PlainObject forward(const Eigen::DenseBase<X>& x) {
     check_owned<X>();
-    typename X::PlainObject y = x;
-    write_forward(x.derived(), y, false);
+    const auto& values = evaluated(x.derived());
+    typename X::PlainObject y = values;
+    write_forward(values, y, false);
     return y;
   }
   /// The same into y, already of x's shape: apart from x, or in eval mode x itself.
   template <class X, class Y>
   void forward(const Eigen::DenseBase<X>& x, Y&& y) {
-    write_forward(x.derived(), y.derived(), is_in_place(x.derived(), y.derived()));
+    const auto& values = evaluated(x.derived());
+    write_forward(values, y.derived(), is_in_place(values, y.derived()));
   }
 
   template <class X, class Dy>
   [[nodiscard]] typename X::PlainObject backward(const Eigen::DenseBase<X>& x,
                                                  const Eigen::DenseBase<Dy>& dy) {
     check_owned<X>();
-    typename X::PlainObject dx = x;
-    backward(x, dy, dx);
+    const auto& values = evaluated(x.derived());
+    typename X::PlainObject dx = values;
+    backward(values, dy, dx);
     return dx;
   }
   /// The same into dx, which may be dy.
@@ -78,7 +81,8 @@ class FixedBatchNorm1d {
       where.misuse({"expected x as it was, but the last forward wrote y over it"});
     check_rows("the x of the last forward,", x.rows(), rows_, where);
     check_rows("dy", dy.rows(), rows_, where), check_rows("dx", dx.rows(), rows_, where);
-    if (x.rows() > 0) write_backward(x.derived(), dy.derived(), dx.derived());
+    if (x.rows() > 0)
+      write_backward(evaluated(x.derived()), evaluated(dy.derived()), dx.derived());
   }
 
   void train(bool on = true) { training_ = on; }
@@ -133,6 +137,17 @@ class FixedBatchNorm1d {
     const char* const what = "expected y apart from x, which backward needs, got them overlapping";
     if (is_same && training_) in("forward").invalid({what});
     return is_same;
+  }
+
+  /// x itself if its elements lie in memory, otherwise their values.
+  template <class X>
+  [[nodiscard]] static decltype(auto) evaluated(const X& x) {
+    constexpr unsigned flags = X::Flags;
+    if constexpr ((flags & Eigen::DirectAccessBit) != 0) {
+      return static_cast<const X&>(x);
+    } else {
+      return typename X::PlainObject(x);
+    }
   }
 
   /// Calls f(n, c) in the order of x's memory.
