@@ -375,6 +375,8 @@ TEST_CASE("apply says what does not fit", "[channel_affine]") {
                                  [&] { static_cast<void>(affine.cast<double>()); });
   check_throws<std::logic_error>({"[ChannelAffine::scale_shift]", "3, 3 and 2"},
                                  [&] { static_cast<void>(affine.scale_shift()); });
+  check_throws<std::logic_error>({"[ChannelAffine::error_bound]", "3, 3 and 2"},
+                                 [&] { static_cast<void>(affine.error_bound()); });
   affine.center.resize(1);
   check_throws<std::logic_error>({"[ChannelAffine::cast]", "3, 1 and 2"},
                                  [&] { static_cast<void>(affine.cast<double>()); });

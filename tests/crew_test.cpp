@@ -3,6 +3,7 @@
 #define EIGEN_USE_THREADS
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <batchnorm/batchnorm.hpp>
 #include <chrono>
@@ -83,6 +84,26 @@ TEST_CASE("every thread gets tasks, and threads that wait are used again", "[thr
   }
   batchnorm::helpers_wait_us = 0;
   CHECK(threads_that_meet(*crew, 8) == 8);  // after this run nobody waits any more
+}
+
+TEST_CASE("each task of a run is done once, by the body of this run", "[threads]") {
+  const Waiting until_needed(100'000);  // helpers stay from run to run
+  Helpers helpers;
+  const CrewOwner crew(new Crew(helpers.pool(3)), Crew::release);
+  constexpr Index tasks = 12;
+  // How often each task was done, by the body of even runs and by that of odd runs.
+  std::array<std::array<std::atomic<int>, tasks>, 2> done{};
+  const auto even = [&](Index t) { ++done[0][static_cast<std::size_t>(t)]; };
+  const auto odd = [&](Index t) { ++done[1][static_cast<std::size_t>(t)]; };
+  int wrong = 0;
+  for (int run = 0; run < 10'000; ++run) {
+    Crew::run(*crew, 3, tasks, even);
+    for (auto& times : done[0]) wrong += times.exchange(0) != 1;
+    Crew::run(*crew, 3, tasks, odd);
+    for (auto& times : done[1]) wrong += times.exchange(0) != 1;
+  }
+  CHECK(wrong == 0);
+  batchnorm::helpers_wait_us = 0;  // so that the helpers leave, for which the test waits
 }
 
 TEST_CASE("a helper that comes after the tasks starts no other", "[threads]") {

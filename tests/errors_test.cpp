@@ -439,6 +439,19 @@ TEST_CASE("one value per channel is refused wherever batch statistics are used",
   });
 }
 
+TEST_CASE("eval() is advised for one value per channel only if there are running statistics",
+          "[errors]") {
+  const Matrix one = Matrix::Ones(1, 3);
+  Options options;
+  for (const bool tracked : {true, false}) {
+    options.track_running_stats = tracked;
+    BatchNorm1d<float> layer(3, options);
+    check_refused<std::invalid_argument>(
+        layer, {tracked ? "got 1: call eval() for inference" : "got 1: leave the batch out, or"},
+        [&] { static_cast<void>(layer.forward(one)); });
+  }
+}
+
 TEST_CASE("an empty batch is refused in training, or else comes back empty and changes nothing",
           "[errors]") {
   for (const auto choice : {SingleValue::reject, SingleValue::use_running, SingleValue::accept}) {

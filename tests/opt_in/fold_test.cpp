@@ -240,7 +240,7 @@ void check_dimensions() {
 
 }  // namespace
 
-TEST_CASE("a slow convolution by hand", "[fold]") {
+TEST_CASE("the slow convolution gives the numbers worked out by hand", "[fold]") {
   Convolution conv;
   conv.kernel = {1, 1, 2}, conv.padding = {0, 0, 1}, conv.stride = {1, 1, 2};
   conv.weight = {1, 10}, conv.bias = {100};
@@ -259,7 +259,8 @@ TEMPLATE_TEST_CASE("a folded convolution gives what convolution and batch norm g
   check_dimensions<TestType, 3>();
 }
 
-TEMPLATE_TEST_CASE("weights of 16 bits are rounded once", "[fold]", Eigen::half, Eigen::bfloat16) {
+TEMPLATE_TEST_CASE("folded weights of 16 bits have one rounding", "[fold]", Eigen::half,
+                   Eigen::bfloat16) {
   Convolution conv;
   conv.inputs = 3, conv.outputs = 4, conv.kernel = {1, 3, 3};
   check_convolution<TestType, 2, Eigen::RowMajor>(conv, Order::oihw, true, {}, 5);
@@ -294,7 +295,7 @@ TEST_CASE("a folded linear layer gives what linear and batch norm gave", "[fold]
             .norm() < 1e-13);
 }
 
-TEST_CASE("numbers folded by hand", "[fold]") {
+TEST_CASE("folded weights and biases are the numbers worked out by hand", "[fold]") {
   BatchNorm1d<float> norm(1);
   norm.gamma()[0] = 3;
   norm.beta()[0] = 5;
@@ -316,7 +317,7 @@ TEST_CASE("numbers folded by hand", "[fold]") {
   CHECK(after.bias[1] == Approx(2 * (5 - 3)));
 }
 
-TEST_CASE("a batch norm folded into the linear layer after it", "[fold]") {
+TEST_CASE("a linear layer with the batch norm before it folded in gives what both gave", "[fold]") {
   testing::Random random(4);
   const auto norm = random_norm<BatchNorm1d<double>>(4, random);
   BatchNorm1d<double> eval = norm;

@@ -145,6 +145,18 @@ TEST_CASE("ghost batches leave inference as it is, to the bit", "[ghost]") {
   }
 }
 
+TEST_CASE("after a forward in eval mode, backward of ghost batches is the layer's", "[ghost]") {
+  const MatrixXd x = random_matrix(6, 2, 6), dy = random_matrix(6, 2, 8);
+  BatchNorm1d<double> bn(2);
+  GhostBatches ghost(bn, 3);
+  static_cast<void>(ghost.forward(x));  // its two ghost batches are not differentiated any more
+  bn.eval();
+  BatchNorm1d<double> plain = bn;
+  CHECK(testing::same_bits(ghost.forward(x), plain.forward(x)));
+  CHECK(testing::same_bits(ghost.backward(x, dy), plain.backward(x, dy)));
+  CHECK(testing::same_state(bn, plain));
+}
+
 TEST_CASE("a ghost batch of one value is judged as a batch of one value", "[ghost]") {
   const MatrixXd x = random_matrix(5, 2, 6), four = x.topRows(4);
   {

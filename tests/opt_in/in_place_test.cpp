@@ -160,6 +160,17 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
       bn, {"[InPlace::backward]", "of shape (4, 2), got one of (3, 2)"},
       [&] { in_place.backward(three, before.topRows(3), dx_of_three); });
 
+  BatchNorm1d<double> of_double(1);
+  InPlace wide(of_double, Identity());
+  MatrixXd doubles = Eigen::Vector3d(1, 2, 4);
+  const MatrixXd doubles_before = doubles;
+  for (const double gamma : {1e-76, 1e76}) {  // as for floats, with limits of its own
+    of_double.gamma() << gamma;
+    check_refused<std::domain_error>(of_double, {"of at least 1e-75", "at most 1e+75"},
+                                     [&] { wide.forward(doubles); });
+    CHECK(doubles == doubles_before);
+  }
+
   Options options;
   options.shift = false;
   BatchNorm1d<float> unshifted(2, options);
@@ -200,7 +211,7 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
 
 TEST_CASE("half is trained in place to its own precision", "[in_place]") {
   using Tensor = Eigen::Tensor<Eigen::half, 4, Eigen::RowMajor>;
-  Tensor x(5, 3, 4, 6), dy(5, 3, 4, 6), dx(x);
+  Tensor x(5, 3, 4, 6), dy(5, 3, 4, 6), dx(5, 3, 4, 6);
   testing::Random random(4);
   random.fill(x, 1, 2), random.fill(dy);
   batchnorm::BatchNorm2d<Eigen::half> bn(3);

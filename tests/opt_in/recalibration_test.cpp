@@ -2,8 +2,11 @@
 // Recalibration: running statistics of a whole data set, and what an average of batches makes of it.
 
 #include <batchnorm/batchnorm.hpp>
+#include <batchnorm/extras/in_place.hpp>
+#include <batchnorm/extras/weighted.hpp>
 #include <batchnorm/moments.hpp>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -120,6 +123,30 @@ TEST_CASE("after weight averaging, recalibration fits the running statistics to 
   // eps = 1e-5 beside variances of about 1.
   CHECK((variances_in_eval().array() - 1).abs().maxCoeff() < 1e-4);
   CHECK((bn.running_mean().transpose() - h.colwise().mean()).norm() < 1e-13);
+}
+
+TEST_CASE("a cumulative average goes on with the batches of a recalibration", "[recalibration]") {
+  Options options;
+  options.momentum = Momentum::cumulative();
+  BatchNorm1d<double> bn(1, options);
+  static_cast<void>(bn.forward(column({std::nan(""), 1})));  // skipped, which is forgotten too
+  Recalibration recalibration;
+  recalibration.add(bn);
+  recalibration.run(std::vector<MatrixXd>{column({0, 2}), column({3, 5})}, through(bn));
+  CHECK(bn.running_mean()[0] == 2.5);
+  static_cast<void>(bn.forward(column({10, 12})));  // the third batch, which weighs 1/3
+  CHECK(bn.running_mean()[0] == Approx((2 * 2.5 + 11) / 3).epsilon(1e-15));
+}
+
+TEST_CASE("a variance that float does not have becomes the largest float", "[recalibration]") {
+  BatchNorm1d<float> bn(1);
+  Recalibration recalibration;
+  recalibration.add(bn);
+  // Mean 0, and variance 2e50.
+  const std::vector<Eigen::MatrixXf> batches = {Eigen::Vector2f(-1e25f, 1e25f)};
+  recalibration.run(batches, through(bn));
+  CHECK(bn.running_mean()[0] == 0);
+  CHECK(bn.running_var()[0] == std::numeric_limits<float>::max());
 }
 
 TEST_CASE("all layers of a network are recalibrated in one pass, with progress",
@@ -247,6 +274,27 @@ TEST_CASE("a recalibration that fails leaves the running statistics as they were
     });
   });
   check();
+  // In the second batch no forward, or one of a wrapper that leaves the layer no moments.
+  const auto refused_in_second = [&](const auto& forward) {
+    bool is_first = true;
+    testing::check_throws<std::logic_error>({"layer 0", "batch 1"}, [&] {
+      recalibration.run(batches, [&](const MatrixXd& x) {
+        is_first ? static_cast<void>(bn.forward(x)) : forward(x);
+        static_cast<void>(other.forward(x));
+        is_first = false;
+      });
+    });
+    check();
+  };
+  refused_in_second([](const MatrixXd&) {});
+  refused_in_second([&](const MatrixXd& x) {
+    const Eigen::Vector2d alike(1, 1);
+    static_cast<void>(batchnorm::Weighted(bn).forward(x, batchnorm::weights(alike)));
+  });
+  refused_in_second([&](const MatrixXd& x) {
+    MatrixXd y = x;
+    batchnorm::InPlace(bn, batchnorm::Identity()).forward(y);
+  });
   int calls = 0;
   testing::check_throws<std::runtime_error>({"out of data"}, [&] {
     recalibration.run(batches, [&](const MatrixXd& x) {

@@ -4,6 +4,7 @@
 #include <batchnorm/extras/renorm.hpp>
 #include <cmath>
 #include <functional>
+#include <limits>
 
 #include "support/check_layer.hpp"
 #include "support/derivative.hpp"
@@ -189,7 +190,6 @@ TEST_CASE("backward is the gradient of renormalization with r and d held", "[ren
   }
 }
 
-// The paper's: nothing for 5000 batches, r_max 3 at 40,000 and d_max 5 at 25,000.
 TEST_CASE("results may not lie over x, dense or not", "[renorm]") {
   using Strided = Eigen::Map<MatrixXd, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
   Eigen::VectorXd memory(24);
@@ -208,6 +208,8 @@ TEST_CASE("results may not lie over x, dense or not", "[renorm]") {
   CHECK(memory == before);
 }
 
+// The paper's schedule: r_max 1 and d_max 0 for 5000 batches, then lines to r_max 3 at 40,000 batches
+// and to d_max 5 at 25,000.
 TEST_CASE("limits follow their schedule, by the batches that were counted", "[renorm]") {
   const RenormSchedule paper;
   const auto is = [&](std::int64_t batches, double r_max, double d_max) {
@@ -243,6 +245,11 @@ TEST_CASE("renormalization refuses what it cannot do", "[renorm]") {
   refused({10, 5, 20, {}},
           "expected a schedule of 0 <= start <= r_end and d_end, got 10, 5 and 20");
   refused({10, 20, 5, {}}, "got 10, 20 and 5");
+  refused({-1, 5, 5, {}}, "got -1, 5 and 5");
+  for (const double bad : {std::numeric_limits<double>::infinity(), std::nan("")}) {
+    refused(RenormSchedule::constant({bad, 1}), "expected a finite r_max of at least 1, got ");
+    refused(RenormSchedule::constant({2, bad}), "expected a finite d_max of at least 0, got ");
+  }
   BatchRenorm renorm(bn);
   const Eigen::MatrixXf one = Eigen::MatrixXf::Ones(1, 2), two = Eigen::MatrixXf::Ones(2, 2);
   testing::check_refused<std::logic_error>(bn, {"call forward(x) first"},

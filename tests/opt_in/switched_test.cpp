@@ -134,19 +134,24 @@ TEST_CASE("activations made again have the bits of the first time, and count onc
   MatrixXd x(6, 2), dy(6, 2);
   testing::Random random(2);
   random.fill(x), random.fill(dy);
+  const MatrixXd good = x;
   x(0, 1) = std::numeric_limits<double>::infinity();  // a channel that an update skips
   Options options;
   options.momentum = Momentum::cumulative();
   BatchNorm1d<double> bn(2, options);
+  for (int batch = 0; batch < 3; ++batch) static_cast<void>(bn.forward(good));
   const MatrixXd y = bn.forward(x);
   const BatchNorm1d<double> after = bn;
   auto again = batchnorm::recomputing(bn);
   CHECK(same_bits(again.forward(x), y));
   CHECK(testing::same_state(bn, after));
   BatchNorm1d<double> once = after;
-  x(0, 1) = 1;  // what was skipped is remembered as once, too
+  // The skipped batch counts once, too. So the next batch is the fourth of channel 1 and weighs 1/4.
+  x(0, 1) = 1;
   CHECK(same_bits(bn.forward(x), once.forward(x)));
   CHECK(same_statistics(bn, once));
+  const double expected = (3 * good.col(1).mean() + x.col(1).mean()) / 4;
+  CHECK(bn.running_mean()[1] == Approx(expected).epsilon(1e-14));
 }
 
 TEST_CASE("backward through switched statistics is the gradient of forward",

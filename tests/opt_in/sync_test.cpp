@@ -379,6 +379,29 @@ TEST_CASE("a replica that ends leaves nobody waiting", "[sync]") {
   check_same_error(channels, {"expected as many numbers from every rank"});
 }
 
+TEST_CASE("a rank that leaves ends the exchanges of the others", "[sync]") {
+  Replicas replicas(2);
+  replicas.leave(1);
+  check_throws<std::runtime_error>(
+      {"rank 0 waits for an exchange with rank 1, which has ended"},
+      [&] { static_cast<void>(replicas.communicator(0).all_gather(Eigen::VectorXd::Zero(1))); });
+  check_throws<std::invalid_argument>({"a rank from 0 to 1, got 2"}, [&] { replicas.leave(2); });
+}
+
+TEST_CASE("an exchange after one of different lengths is as if there had been none", "[sync]") {
+  Replicas(2).run([](Communicator& world) {
+    bool refused = false;
+    try {
+      static_cast<void>(world.all_gather(Eigen::VectorXd::Zero(1 + world.rank())));
+    } catch (const std::logic_error&) {
+      refused = true;
+    }
+    if (!refused) throw std::runtime_error("expected an error");
+    if (world.all_gather(Eigen::VectorXd::Ones(1)).sum() != 2)
+      throw std::runtime_error("expected the 1 of both ranks");
+  });
+}
+
 TEST_CASE("if a rank's thread cannot be started, the others end and run() throws", "[sync]") {
 #if defined(CANNOT_REPLACE_PTHREAD_CREATE)
   WARN("skipped: the program cannot replace pthread_create here, so that no thread fails to start");
@@ -516,6 +539,52 @@ TEST_CASE("layers that are grouped share one exchange, and one fate", "[sync]") 
     require(dza == d_running && dzb == d_batch, "each layer's dx by its own mode");
     require(same_state(bn_a, one_a) && same_state(bn_b, one_b), "the same layers");
   });
+}
+
+TEST_CASE("layers that are grouped share an error that the whole batch alone shows", "[sync]") {
+  Options options;
+  options.non_finite = NonFinite::reject;
+  const MatrixXd good = random_matrix(4, 2, 4);
+  MatrixXd bad = good;
+  bad(1, 1) = std::nan("");
+  Replicas replicas(1);
+  BatchNorm1d<double> first(2, options), second(2, options);
+  SyncBatchNorm a(first, replicas.communicator(0)), b(second, replicas.communicator(0));
+  const MatrixXd before = MatrixXd::Constant(4, 2, 7);
+  MatrixXd y = before, z = before;
+  testing::check_refused<std::domain_error>(
+      first, {"channel 1"}, [&] { forward_together(a.part(good, y), b.part(bad, z)); });
+  CHECK(y == before);
+  CHECK(z == before);
+}
+
+TEST_CASE("a synchronized layer writes through a TensorRef", "[sync]") {
+  using Tensor = Eigen::Tensor<double, 4, Eigen::RowMajor>;
+  const Tensor x = testing::filled(Tensor(3, 2, 2, 2), 5);
+  const Tensor dy = testing::filled(Tensor(3, 2, 2, 2), 6);
+  Replicas replicas(1);
+  BatchNorm2d<double> bn(2);
+  SyncBatchNorm sync(bn, replicas.communicator(0));
+  Tensor y(x.dimensions()), dx(x.dimensions());
+  y.setZero(), dx.setZero();
+  Eigen::TensorRef<Tensor> of_y(y), of_dx(dx);
+  const Tensor expected_y = sync.forward(x), expected_dx = sync.backward(x, dy);
+  sync.forward(x, of_y);
+  sync.backward(x, dy, of_dx);
+  CHECK(same_bits(y, expected_y));
+  CHECK(same_bits(dx, expected_dx));
+}
+
+TEST_CASE("backward of a synchronized layer takes the shape of the last forward", "[sync]") {
+  Replicas replicas(1);
+  BatchNorm1d<double> bn(2);
+  SyncBatchNorm sync(bn, replicas.communicator(0));
+  const MatrixXd x = random_matrix(3, 2, 5), more = random_matrix(5, 2, 6);
+  static_cast<void>(sync.forward(x));
+  static_cast<void>(sync.forward(more));
+  CHECK_NOTHROW(sync.backward(more, more));
+  testing::check_refused<std::invalid_argument>(bn, {"(5, 2)", "(3, 2)"},
+                                                [&] { static_cast<void>(sync.backward(x, x)); });
 }
 
 TEST_CASE("replicas that share a pool of threads do not hang", "[sync]") {

@@ -158,6 +158,29 @@ TEST_CASE("weights give the numbers worked out by hand", "[weighted]") {
   CHECK(near(half_dx(1), -0.125));
 }
 
+// Weights 1 and 3 of the values 2 and 6 again: the variance 3, whose running average starts at 1.
+TEST_CASE("a population variance gets no correction for weights", "[weighted]") {
+  Options options;
+  options.running_variance = VarianceEstimate::population;
+  options.momentum = batchnorm::Momentum::weight_of_new(0.25);
+  BatchNorm1d<double> bn(1, options);
+  const MatrixXd x = Eigen::Vector2d(2, 6);
+  static_cast<void>(Weighted(bn).forward(x, weights(Eigen::Vector2d(1, 3))));
+  CHECK(bn.running_var()[0] == Approx(3. / 4 + 3. / 4).epsilon(1e-15));
+}
+
+// The values 1 and 3 are left: mean 2 and variance 1, in double without an error.
+TEST_CASE("a mask may hide the first value of a batch", "[weighted]") {
+  BatchNorm1d<double> bn(1);
+  Weighted weighted(bn);
+  const MatrixXd x = Eigen::Vector3d(hidden, 1, 3);
+  const MatrixXd y = weighted.forward(x, weights(Eigen::Vector3d(0, 1, 1)));
+  CHECK(y(0) == 0);
+  CHECK(y(1) == Approx(-1 / std::sqrt(1 + 1e-5)).epsilon(4e-16));
+  CHECK(y(2) == Approx(1 / std::sqrt(1 + 1e-5)).epsilon(4e-16));
+  CHECK(bn.running_mean()[0] == Approx(0.1 * 2).epsilon(4e-16));
+}
+
 TEST_CASE("a masked batch is the batch of what the mask leaves, whatever it hides", "[weighted]") {
   with_kinds([](const testing::Kind& kind, Values& by, ZeroWeight& at_zero) {
     testing::for_axes_and_modes([&](Options options, bool training) {
@@ -322,6 +345,20 @@ TEST_CASE("weights of zero leave an empty batch, and one other a single value", 
     check_refused<std::logic_error>(bn, {"[BatchNorm1d::backward]", "call forward(x) first"},
                                     [&] { static_cast<void>(bn.backward(x, x)); });
   }
+}
+
+TEST_CASE("a batch without a weight above zero is empty, even if its positions are normalized",
+          "[weighted]") {
+  Options options;
+  options.single_value = SingleValue::accept;
+  BatchNorm1d<double> bn(1, options);
+  bn.beta() << 7;
+  Weighted weighted(bn, ZeroWeight::normalize);
+  const MatrixXd x = Eigen::Vector3d(4, 5, 6);
+  CHECK(weighted.forward(x, weights(Eigen::Vector3d(0, 0, 0))) == MatrixXd::Zero(3, 1));
+  CHECK(weighted.backward(x, x) == MatrixXd::Zero(3, 1));
+  CHECK(bn.grad_beta()[0] == 0);
+  CHECK(bn.num_batches_tracked() == 0);
 }
 
 TEST_CASE("bad weights are refused, and nothing changes", "[weighted]") {

@@ -449,8 +449,7 @@ class Walk {
               (got.logic_error && expected.logic_error) ||
               (got.domain_error && expected.domain_error),
           "expected another exception");
-    check(testing::same_state(layer_, before) && same_saved(layer_.saved(), before.saved()),
-          "a refused call changed the layer");
+    check(testing::same_state(layer_, before), "a refused call changed the layer");
     check(same_memory(memory_before_), "a refused call wrote to memory");
     return false;
   }
@@ -514,11 +513,6 @@ class Walk {
     return ok_;
   }
 
-  [[nodiscard]] static bool same_saved(const Saved& a, const Saved& b) {
-    return testing::same_bits(a.mean, b.mean) && testing::same_bits(a.inv_std, b.inv_std) &&
-           a.count == b.count && a.batch_statistics == b.batch_statistics &&
-           a.overwritten == b.overwritten && a.shape == b.shape;
-  }
   bool compare_saved() {
     const Saved& got = layer_.saved();
     const ModelSaved& expected = model_.saved;
