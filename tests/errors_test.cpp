@@ -335,7 +335,9 @@ TEST_CASE("vectors that the user gave another length are refused by every call",
       Tensor4 y = x4;
       const auto refused = [&](const char* call, const auto& f) {
         check_refused<std::logic_error>(
-            layer, {std::string("[BatchNorm2d::") + call + "]", name, "3", std::to_string(length)},
+            layer,
+            {std::string("[BatchNorm2d::") + call + "]",
+             std::string("expected ") + name + " of length 3, got " + std::to_string(length)},
             f);
       };
       for (const bool training : {true, false}) {
@@ -356,8 +358,9 @@ TEST_CASE("vectors that an option left empty must stay empty", "[errors]") {
   bare.scale = bare.shift = bare.track_running_stats = false;
   BatchNorm2d<float> layer(3, bare);
   layer.gamma() = Eigen::VectorXf::Ones(3);
-  check_refused<std::logic_error>(layer, {"[BatchNorm2d::forward]", "gamma", "0", "3"},
-                                  [&] { static_cast<void>(layer.forward(x4)); });
+  check_refused<std::logic_error>(
+      layer, {"expected gamma of length 0, got 3, though the layer's options switch it off"},
+      [&] { static_cast<void>(layer.forward(x4)); });
   layer.gamma().resize(0);
   layer.running_var() = Eigen::VectorXf::Ones(3);
   check_refused<std::logic_error>(layer, {"[BatchNorm2d::forward]", "running_var", "0", "3"},

@@ -38,7 +38,7 @@ CORE = ["hand_computed", "errors", "arguments", "golden", "extremes", "extremes_
         "allocations", "accuracy", "large", "thorough/exactness", "thorough/determinism",
         "thorough/random_calls", "thorough/accuracy_search"]
 QUICK = ["hand_computed", "errors"]
-OF_THREADS = ["infer", "threads", "thorough/determinism", "opt_in/sync"]
+OF_THREADS = ["infer", "threads", "crew", "thorough/determinism", "opt_in/fused", "opt_in/sync"]
 RANKS = 3  # processes of a program in mpi/, which has a main of its own
 
 # What no mutant changes, compiled once, and what tells them apart.
