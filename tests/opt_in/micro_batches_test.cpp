@@ -183,7 +183,7 @@ TEST_CASE(
     "[micro]") {
   BatchNorm1d<double> bn(2), whole(2);
   MicroBatches steps(bn);
-  for (const std::uint64_t seed : {6, 7}) {
+  for (const std::uint64_t seed : {6u, 7u}) {
     const MatrixXd x = random_matrix(6, 2, seed);
     steps.measure(x);
     static_cast<void>(steps.forward(x));
