@@ -85,7 +85,8 @@ class Crew {
         start_helpers();
         work(1 + pool_.number(pool_.device) % (threads_ - 1));
         state_.fetch_sub(1, std::memory_order_release);
-        end = (std::min)(latest, after(1));
+        end = after(1);
+        if (end > latest) break;
       } else if (Clock::now() < end) {
         std::this_thread::yield();
       } else {
