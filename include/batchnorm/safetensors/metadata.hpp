@@ -29,14 +29,12 @@ using Texts = std::map<std::string, Value>;
   return {{"first", ChannelAxis::first}, {"last", ChannelAxis::last}};
 }
 [[nodiscard]] inline Texts<SingleValue> texts_for(SingleValue) {
-  return {{"reject", SingleValue::reject},
-          {"use_running", SingleValue::use_running},
-          {"accept", SingleValue::accept}};
+  using S = SingleValue;
+  return {{"reject", S::reject}, {"use_running", S::use_running}, {"accept", S::accept}};
 }
 [[nodiscard]] inline Texts<NonFinite> texts_for(NonFinite) {
-  return {{"skip_update", NonFinite::skip_update},
-          {"propagate", NonFinite::propagate},
-          {"reject", NonFinite::reject}};
+  using N = NonFinite;
+  return {{"skip_update", N::skip_update}, {"propagate", N::propagate}, {"reject", N::reject}};
 }
 template <class Value>
 [[nodiscard]] std::string text_of(Value value) {
