@@ -14,8 +14,8 @@ namespace batchnorm {
 ///   for (each part) big.measure(x, dy);          // 3. adds to bn.grad_gamma(), bn.grad_beta()
 ///   for (each part) dx = big.backward(x, dy);    // 4.
 ///
-/// x and dy must have the same values each time. measure(x) after a forward starts the next batch;
-/// discard() drops one that was not normalized, as when forward refused it.
+/// x and dy must have the same values each time. measure(x) after a forward starts the next batch.
+/// If forward refuses the batch, measure(x) adds to it, and discard() drops it.
 /// Eval mode needs step 1 too, which costs nothing there. Options::single_value applies to the
 /// whole batch. The layer must outlive this object and stay in place. Errors are the layer's, and
 /// std::logic_error for a step that is called too early. A call that throws changes nothing.

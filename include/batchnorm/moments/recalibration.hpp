@@ -65,8 +65,8 @@ class Recalibration {
       for (auto& layer : watched) {
         if (!std::visit([](auto& one) { return one.collect(); }, layer)) {
           in("run").misuse(
-              {"expected each batch, which has values, to pass every layer's own forward once, in ",
-               "training mode; layer ", i, " did not see one in batch ", progress.done});
+              {"expected each batch to have values and to pass every layer's own forward once, in ",
+               "training mode; layer ", i, " saw none in batch ", progress.done});
         }
         ++i;
       }
