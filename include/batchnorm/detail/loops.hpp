@@ -255,7 +255,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     // The row's whole lines are its values [first, end).
     const Index first = (std::min)(to_line, b.width), lines = (b.width - first) / Index{line};
     const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(T) == 0;
-    const Index end = b.past_caches && aligned ? first + lines * Index{line} : 0;
+    const bool by_lines = b.past_caches && aligned;  // GCOV_EXCL_BR_LINE: aligned but on 32-bit x86
+    const Index end = by_lines ? first + lines * Index{line} : 0;
     Index j = 0;
     for (; j < first % W; ++j) map_value<in_columns>(b, r, j, out);
     for (; j + W <= b.width; j += W) {

@@ -139,8 +139,7 @@ struct LayerEntries {
                                                  const std::string& prefix) {
   LayerEntries found = find_layer(header.entries, prefix);
   const bool has_options = header.metadata.count(prefix + "running_variance") > 0;
-  if (found.vectors() == 0 && found.unknown.empty() && !has_options)
-    refuse_prefix(file, header, prefix);
+  if (found.vectors() == 0 && !has_options) refuse_prefix(file, header, prefix);
   if (!found.again.empty()) {
     file.refuse({found.again,
                  ": expected one entry for this part of the layer, got it by another "
