@@ -137,6 +137,7 @@ void check_dx_in_units(Scalar x_unit, Scalar dy_unit, Scalar gamma, double error
 
 TEST_CASE("dx is right where its two terms overflow, and their sum does not", "[extremes]") {
   check_dx_in_units<float>(1e10f, 1e38f, 2e11f, 6e-7);
+  check_dx_in_units<float>(1e10f, 1e20f, 2e29f, 6e-7);
   check_dx_in_units<double>(1e10, 2e307, 2e11, 2e-15);
 }
 
