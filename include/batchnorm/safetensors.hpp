@@ -27,8 +27,8 @@
 //   eps "1e-05",  momentum "weight_of_new 0.1" or "cumulative",  running_variance "unbiased" or
 //   "population",  and, unless they are the defaults: channel_axis, single_value, non_finite
 // Files that Python wrote seldom have such metadata: there the caller must state the options, as in
-// layer(prefix, Options::pytorch()). If both have them, they must agree. Whether there is a gamma
-// and a beta, the file says.
+// layer(prefix, Options::pytorch()). If both have eps, momentum and running_variance, these must
+// agree. Whether there is a gamma and a beta, the file says.
 //
 // Errors are std::invalid_argument, which names the file and what is wrong with it,
 // and std::runtime_error if the file cannot be read or written. An entry that nobody asks for is no
@@ -49,8 +49,8 @@ void save_safetensors(const std::filesystem::path& path, const BatchNorm<Scalar,
                       const std::string& prefix = "") {
   SafetensorsWriter().add(prefix, bn).write(path);
 }
-/// Reads one layer. If that fails, the layer is unchanged. Options that the file has must be equal
-/// to the layer's.
+/// Reads one layer. If that fails, the layer is unchanged. The file's eps, momentum and variance
+/// estimate, if it has them, must be the layer's.
 template <class Scalar, int spatial>
 void load_safetensors(const std::filesystem::path& path, BatchNorm<Scalar, spatial>& bn,
                       const std::string& prefix = "") {

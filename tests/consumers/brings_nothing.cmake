@@ -1,11 +1,6 @@
 # SPDX-License-Identifier: MIT
 # In the consumer's build BUILD: no tests, nothing to install, no programs but its own.
-macro(run)
-  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result)
-  if(NOT result EQUAL 0)
-    message(FATAL_ERROR "failed: ${ARGN}")
-  endif()
-endmacro()
+include(${CMAKE_CURRENT_LIST_DIR}/run.cmake)
 
 run(${CMAKE_CTEST_COMMAND} -N WORKING_DIRECTORY ${BUILD} OUTPUT_VARIABLE tests)
 if(NOT tests MATCHES "Total Tests: 0")

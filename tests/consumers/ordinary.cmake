@@ -3,12 +3,7 @@
 # build and install BATCHNORM below FOLDER; then build a consumer from what was installed, and run it.
 cmake_minimum_required(VERSION 3.18)
 
-function(run)
-  execute_process(COMMAND ${ARGN} RESULT_VARIABLE result)
-  if(NOT result EQUAL 0)
-    message(FATAL_ERROR "failed: ${ARGN}")
-  endif()
-endfunction()
+include(${CMAKE_CURRENT_LIST_DIR}/run.cmake)
 
 set(settings -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${COMPILER})
 foreach(package IN ITEMS Catch2 nlohmann_json ZLIB MPI cxxopts Threads OpenMP benchmark PkgConfig)

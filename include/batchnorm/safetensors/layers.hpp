@@ -57,8 +57,16 @@ struct LayerEntries {
   return places;
 }
 
-/// The entries of the layer under a prefix. A name that goes on after another "." or "/", or by a
-/// longer prefix with a part's name ("bn_1_gamma" under "bn_"), belongs to another layer.
+/// Does an entry whose name starts with `place` belong to another layer? It does if the name goes on
+/// after another "." or "/", or is a longer prefix with a part's name: "bn_1_gamma" under "bn_".
+[[nodiscard]] inline bool is_of_another_layer(const std::string& name, const std::string& place) {
+  std::string prefix;
+  return std::any_of(name.begin() + static_cast<std::ptrdiff_t>(place.size()), name.end(),
+                     is_separator) ||
+         (split_name(name, prefix) && prefix.size() > place.size());
+}
+
+/// The entries of the layer under a prefix.
 [[nodiscard]] inline LayerEntries find_layer(const SafetensorsEntries& entries,
                                              const std::string& prefix) {
   LayerEntries found;
@@ -66,15 +74,11 @@ struct LayerEntries {
     for (auto it = entries.lower_bound(place); it != entries.end(); ++it) {
       const std::string& name = it->first;
       if (!starts_with(name, place)) break;
-      const std::string rest = name.substr(place.size());
-      const StatePart part = part_of(rest);
-      std::string of_name;
-      const bool is_other = std::any_of(rest.begin(), rest.end(), is_separator) ||
-                            (split_name(name, of_name) && of_name.size() > place.size());
+      const StatePart part = part_of(name.substr(place.size()));
       if (part < StatePart::skipped) {
         std::string& known = found.names[static_cast<std::size_t>(part)];
         (known.empty() ? known : found.again) = name;
-      } else if (part == StatePart::none && !is_other) {
+      } else if (part == StatePart::none && !is_of_another_layer(name, place)) {
         found.unknown.push_back(name);
       }
     }

@@ -31,8 +31,7 @@ namespace batchnorm {
 /// long enough by std::move(x). A layer's numbers are copied.
 class SafetensorsWriter {
  public:
-  /// A layer's state, under names that start with `prefix`, and its eps, momentum and variance
-  /// estimate.
+  /// A layer's state, under names that start with `prefix`, and its options.
   template <class Scalar, int spatial>
   SafetensorsWriter& add(const std::string& prefix, const BatchNorm<Scalar, spatial>& bn) {
     using Layer = BatchNorm<Scalar, spatial>;
