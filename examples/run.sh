@@ -78,7 +78,7 @@ need_packages g++ cmake make libeigen3-dev $packages
 build_example() {
   cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBATCHNORM_TESTS=OFF \
     -DBATCHNORM_EXAMPLES=ON -DBATCHNORM_EXAMPLE="$name" -DBATCHNORM_NATIVE=ON &&
-    cmake --build "$build" --target "$name" -j "$(nproc 2>/dev/null || echo 2)"
+    cmake --build "$build" --target "$name" -j "${JOBS:-$(nproc 2>/dev/null || echo 2)}"
 }
 
 mkdir -p "$build"

@@ -4,6 +4,7 @@
 #   sh tests/check.sh NAME [ARGUMENT...]   runs tests/tools/NAME.sh; sh tests/check.sh NAME --help
 #                                          describes its arguments
 #   sh tests/check.sh --list               lists the checks
+# JOBS=1 uses one processor core.
 set -eu
 tools=$(cd "$(dirname "$0")" && pwd)/tools
 

@@ -19,7 +19,7 @@ mkdir -p "$build"
 echo "Building in $build" >&2
 if ! { cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBATCHNORM_TESTS=OFF \
          -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_BENCHMARKS=ON &&
-       cmake --build "$build" -j "$(nproc 2>/dev/null || echo 2)" --target accuracy_table
+       cmake --build "$build" -j "${JOBS:-$(nproc 2>/dev/null || echo 2)}" --target accuracy_table
      } >"$build/build.log" 2>&1
 then
   cat "$build/build.log" >&2

@@ -29,8 +29,8 @@ case $feature in
   *) echo "Unknown feature '$feature'; there are fused, in_place, sync and --help" >&2; exit 1 ;;
 esac
 
-# shellcheck disable=SC2086  # a list, meant to split
-need_packages g++ pkg-config libeigen3-dev $packages
+# shellcheck disable=SC2046,SC2086  # lists, meant to split
+need_packages $(package_of "${CXX:-g++}") pkg-config libeigen3-dev $packages
 mkdir -p "$build"
 # shellcheck disable=SC2046,SC2086  # flags, meant to split
 $compiler -std=c++17 -O3 -march=native -pthread -I "$root/include" -I "$root/examples/nn" \

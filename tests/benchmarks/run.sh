@@ -44,7 +44,7 @@ mkdir -p "$build"
 echo "Building in $build" >&2
 if ! { cmake -S "$root" -B "$build" -DCMAKE_BUILD_TYPE=Release -DBATCHNORM_TESTS=OFF \
          -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_BENCHMARKS=ON -DBATCHNORM_INCLUDE="$include" &&
-       cmake --build "$build" -j "$(nproc 2>/dev/null || echo 2)"; } >"$build/build.log" 2>&1
+       cmake --build "$build" -j "${JOBS:-$(nproc 2>/dev/null || echo 2)}"; } >"$build/build.log" 2>&1
 then
   cat "$build/build.log" >&2
   echo "Could not build; the log above is $build/build.log" >&2

@@ -52,7 +52,8 @@ new=${new:-$root/include}
 compiler=${CXX:-g++}
 old_cxx=${OLD_CXX:-$compiler} new_cxx=${NEW_CXX:-$compiler}
 
-need_packages g++ pkg-config libeigen3-dev
+# shellcheck disable=SC2046  # one name or none
+need_packages $(package_of "$old_cxx") $(package_of "$new_cxx") pkg-config libeigen3-dev
 eigen=$(pkg-config --cflags-only-I eigen3 2>/dev/null || echo -I/usr/include/eigen3)
 mkdir -p "$build"
 

@@ -8,7 +8,7 @@
 # Works in build/builds; what is missing is installed first.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-jobs=$(nproc 2>/dev/null || echo 2)
+jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
 . "$root/tests/tools/packages.sh"
 
 # Number of the compiler, standard, optimization, processor, and three options or - for without.

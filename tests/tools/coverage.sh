@@ -9,7 +9,7 @@
 # that is compiled only under -fno-exceptions is not counted: it ends by abort and saves no counts.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-jobs=$(nproc 2>/dev/null || echo 2)
+jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
 . "$root/tests/tools/packages.sh"
 packages="cmake make libeigen3-dev catch2 pkg-config nlohmann-json3-dev libopenmpi-dev qemu-user"
 

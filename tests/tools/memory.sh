@@ -10,7 +10,7 @@
 # Builds in build/memory-*. tests/run.sh --all runs the address sanitizer.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-jobs=$(nproc 2>/dev/null || echo 2)
+jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
 . "$root/tests/tools/packages.sh"
 core="g++ cmake make libeigen3-dev catch2 pkg-config"
 

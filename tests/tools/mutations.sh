@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 # Changes the library in one small way after another, and lists the changes that no test notices.
 # mutations/mutants.txt lists these changes, the mutants.
-#   sh tests/check.sh mutations [jobs=N] [first=N] [last=N]     fails if less than 95 % are killed
+#   sh tests/check.sh mutations [first=N] [last=N]     fails if less than 95 % are killed
 #   sh tests/check.sh mutations quick=1 ...    runs only the named and the fastest tests
 # Takes some 20 minutes on two idle cores. The programs stay in build/mutations. Each contains all
 # mutants, so that only changed tests are compiled again. CXX names another compiler than clang++,

@@ -8,7 +8,7 @@
 # Takes some 40 minutes on two cores. Works in build/platforms. Installs what is missing first.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
-jobs=$(nproc 2>/dev/null || echo 2)
+jobs=${JOBS:-$(nproc 2>/dev/null || echo 2)}
 . "$root/tests/tools/packages.sh"
 
 # name | packages | compiler | flags | what runs a program, if not the machine | tests besides

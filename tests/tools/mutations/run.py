@@ -270,18 +270,19 @@ class Bench:
 
 
 def main():
-    options = {"jobs": os.cpu_count() or 1, "first": 1, "last": 10**6, "quick": 0}
+    options = {"first": 1, "last": 10**6, "quick": 0}
     for argument in sys.argv[1:]:
         name, _, value = argument.partition("=")
         if name not in options or not value.isdigit():
-            sys.exit(f"Expected jobs=N, first=N, last=N or quick=1, got {argument}")
+            sys.exit(f"Expected first=N, last=N or quick=1, got {argument}")
         options[name] = int(value)
+    jobs = int(os.environ.get("JOBS") or os.cpu_count() or 1)
     mutants = read_list()
     chosen = [m for m in mutants if options["first"] <= m.number <= options["last"]]
     killed, invalid, survivors = 0, [], []
     BUILD.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mutations") as folder, \
-            concurrent.futures.ThreadPoolExecutor(options["jobs"]) as pool:
+            concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         bench = Bench(mutants, pathlib.Path(folder))
         # First what is needed for certain, each on a processor of its own.
         list(pool.map(bench.program, dict.fromkeys(m.tests[0] for m in chosen if not m.reason)))
