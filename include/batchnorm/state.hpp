@@ -171,21 +171,17 @@ void load_state(const StateSource& from, BatchNorm<Scalar, spatial>& bn, const S
 }  // namespace detail
 
 /// The layer's state, under names that start with `prefix`. It leaves out what options switch off;
-/// only PyTorch's names have a counter. Throws std::logic_error for a vector of wrong length.
+/// only PyTorch's names have a counter. Throws std::logic_error if a vector of the layer has another
+/// length than C or the layer was moved from.
 template <class Scalar, int spatial>
 [[nodiscard]] StateDict state_dict(const BatchNorm<Scalar, spatial>& bn,
                                    const std::string& prefix = "", Names names = Names::pytorch) {
+  bn.core().check_lengths({"batchnorm", "state_dict"});
   StateDict state;
   const auto vectors = detail::vectors_of(bn);
   for (std::size_t k = 0; k < 4; ++k) {
     const std::string key = prefix + detail::state_names[k][static_cast<std::size_t>(names)];
-    const bool is_on = detail::switched_on(bn.options())[k];
-    const Eigen::Index length = is_on ? bn.num_features() : 0, got = vectors[k]->size();
-    if (got != length) {
-      detail::fail<std::logic_error>(detail::joined(
-          {"[state_dict] ", key, ": expected a vector of length ", length, ", got ", got}));
-    }
-    if (is_on) state[key] = vectors[k]->template cast<double>();
+    if (detail::switched_on(bn.options())[k]) state[key] = vectors[k]->template cast<double>();
   }
   const auto count = static_cast<double>(bn.num_batches_tracked());
   if (bn.options().track_running_stats && names == Names::pytorch)

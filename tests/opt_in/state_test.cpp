@@ -6,6 +6,7 @@
 #include <batchnorm/state.hpp>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -342,19 +343,26 @@ TEST_CASE("what cannot be a layer's state is refused by its name", "[state]") {
                       "num_batches_tracked: expected one number, got 2");
 }
 
-TEST_CASE("a vector of a wrong length is not written", "[state]") {
+TEST_CASE("a layer with a vector of a wrong length, or that was moved from, has no state",
+          "[state]") {
   BatchNorm1d<float> bn(2);
   bn.beta().resize(3);
   testing::check_throws<std::logic_error>(
-      {"[state_dict] p.bias: expected a vector of length 2, got 3"},
+      {"[batchnorm::state_dict] expected beta of length 2, got 3"},
       [&] { static_cast<void>(state_dict(bn, "p.")); });
   Options options;
   options.scale = false;
   BatchNorm1d<float> shifting(2, options);
   shifting.gamma().resize(2);
   testing::check_throws<std::logic_error>(
-      {"[state_dict] weight: expected a vector of length 0, got 2"},
+      {"[batchnorm::state_dict] expected gamma of length 0, got 2"},
       [&] { static_cast<void>(state_dict(shifting)); });
+  BatchNorm1d<float> from(2);
+  const BatchNorm1d<float> to = std::move(from);
+  testing::check_throws<std::logic_error>(
+      {"[batchnorm::state_dict] expected a layer, got one that was moved from"},
+      [&] { static_cast<void>(state_dict(from)); });
+  CHECK(state_dict(to).size() == 5);
 }
 
 TEST_CASE("under a cumulative average a loaded layer goes on from the loaded count", "[state]") {
