@@ -158,6 +158,12 @@ TEST_CASE("a fixed layer takes expressions, products too", "[fixed]") {
   CHECK(z == y);
   bn.backward(x / 4 * twice + x / 2, dy, z);
   CHECK(z == dx);
+  Eigen::Matrix<double, 8, 2> other;
+  const auto second = Eigen::seqN(0, 4, 2);
+  const auto all = Eigen::seqN(0, Eigen::fix<2>);
+  other(second, all) = x;
+  bn.forward(other(second, all), z);
+  CHECK(z == y);
 }
 
 TEST_CASE("a fixed layer is as exact as the layer", "[fixed]") {
