@@ -442,8 +442,11 @@ TEST_CASE("a cumulative average starts anew when the number of batches is set to
     CHECK(bn.running_mean()[0] == 2.5);
   };
   averages();
-  bn.num_batches_tracked() = 0;
-  averages();
+  for (const int count : {0, -1}) {
+    bn.num_batches_tracked() = count;
+    averages();
+    CHECK(bn.num_batches_tracked() == 2);
+  }
 }
 
 TEST_CASE("backward may be called again, and later changes of mode or statistics do not reach it",

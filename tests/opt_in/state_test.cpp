@@ -244,14 +244,14 @@ TEST_CASE("the federated average knows names of several words after any characte
     return StateDict{{"bn1_running_mean", vector({mean})},
                      {"bn1_running_var", vector({1})},
                      {"bn1_num_batches_tracked", vector({counter})},
-                     {"a.parameter.of.another.kind", vector({mean})},
+                     {"a.parameter.of.another.kind", vector({counter})},
                      {"n.mean", vector({mean, mean})},
                      {"n.var", vector({1})}};
   };
   const StateDict average = federated_average({state(-2, 3), state(2, 4)}, {1, 1});
   CHECK(average.at("bn1_running_var") == vector({5}));  // 1 + 2^2
   CHECK(average.at("bn1_num_batches_tracked") == vector({7}));
-  CHECK(average.at("a.parameter.of.another.kind") == vector({0}));
+  CHECK(average.at("a.parameter.of.another.kind") == vector({3.5}));
   CHECK(average.at("n.var") == vector({1}));  // of another length than the mean beside it
 }
 

@@ -32,8 +32,7 @@ struct RunningStatistics {
   using Param = typename Vector::Scalar;
   Vector mean, var;          // (C) each
   std::int64_t batches = 0;  // accepted training batches
-  // (C, 2) how many of them did not move a channel's mean, and its variance. A user may set batches
-  // to fewer.
+  // (C, 2) how many of them did not move a channel's mean, and its variance.
   Eigen::Array<std::int64_t, Vector::RowsAtCompileTime, 2> skipped;
 
   void resize(Index channels) {
@@ -48,13 +47,14 @@ struct RunningStatistics {
     const bool unbiased = options.running_variance == VarianceEstimate::unbiased;
     const double correction = unbiased ? static_cast<double>(n) / static_cast<double>(n - 1) : 1;
     const Momentum m = options.momentum;
+    batches = std::max<std::int64_t>(batches, 0);  // a user may have set any number
     if (const double w = m.weight_of_new(); w > 0 && n > 1 && are_ordinary(batch_mean, batch_var)) {
       for (Index c = 0; c < mean.size(); ++c) {
         mean.data()[c] = static_cast<Param>(moved(mean.data()[c], batch_mean[c], w));
         var.data()[c] = static_cast<Param>(moved(var.data()[c], batch_var[c] * correction, w));
       }
     } else {
-      skipped = (skipped.min)(std::max<std::int64_t>(batches, 0));
+      skipped = (skipped.min)(batches);
       for (Index c = 0; c < mean.size(); ++c) {
         const bool finite = is_finite(batch_mean[c]) && !is_nan(batch_var[c]);  // the values
         const bool skip = !finite && options.non_finite == NonFinite::skip_update;
@@ -82,7 +82,7 @@ struct RunningStatistics {
   }
   /// Moves channel c's mean (which = 0) or variance (which = 1).
   void move(Param& running, Index c, int which, double batch, Momentum momentum, bool finite) {
-    const auto moves = static_cast<double>(std::max<std::int64_t>(batches, 0) - skipped(c, which));
+    const auto moves = static_cast<double>(batches - skipped(c, which));
     const double w = momentum.is_cumulative() ? 1 / (1 + moves) : momentum.weight_of_new();
     if (w == 0) return;
     const double v = moved(running, batch, w);
