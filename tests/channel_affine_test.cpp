@@ -409,6 +409,8 @@ TEST_CASE("cast goes to bfloat16, float and double", "[channel_affine]") {
   CHECK(static_cast<float>(brief.center[0]) == 256);
   CHECK(static_cast<float>(brief.shift[0]) == -0.5f);  // of -0.501953125
   CHECK(affine.cast<double>().center[0] == 256.5);
+  const float infinity = std::numeric_limits<float>::infinity();
+  CHECK(affine_of({infinity}, {1}, {3}).cast<double>().shift[0] == 3);  // no error to correct
   const ChannelAffine<double> exact{Eigen::VectorXd::Constant(1, 3),
                                     Eigen::VectorXd::Constant(1, 1e6 + 0.01),
                                     Eigen::VectorXd::Zero(1)};

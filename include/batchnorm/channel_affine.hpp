@@ -81,7 +81,8 @@ struct ChannelAffine {
       to.scale[c] = rounded("scale", map.gamma, c);
       to.center[c] = rounded("center", map.mean, c);
       const double error = map.mean - static_cast<double>(to.center[c]);
-      to.shift[c] = rounded("shift", map.beta - map.gamma * error, c);
+      const double correction = error == 0 ? 0 : map.gamma * error;  // not infinity * 0
+      to.shift[c] = rounded("shift", map.beta - correction, c);
     }
     return to;
   }

@@ -15,6 +15,10 @@ namespace detail {
 /// no exchange.
 template <class Exchange, class... Part>
 void run_together(Index head, const Exchange& exchange, Part&... parts) {
+  Communicator& world = std::get<0>(std::tie(parts...)).world();
+  const bool is_one_world = ((&parts.world() == &world) && ...);
+  if (!is_one_world)
+    Where{"SyncBatchNorm", "part"}.misuse({"expected layers of one communicator, got several"});
   Eigen::VectorXd mine = Eigen::VectorXd::Zero(head + (parts.numbers() + ...));
   std::optional<Entered> entered[sizeof...(Part)], *next = entered;
   Index at = head;
@@ -25,7 +29,6 @@ void run_together(Index head, const Exchange& exchange, Part&... parts) {
   const Caught error = caught([&] { (prepare(parts), ...); });
   const bool alone = mine.size() == head;
   if (alone && error.kind != Caught::nothing) error.raise();
-  Communicator& world = std::get<0>(std::tie(parts...)).world();
   const Eigen::MatrixXd all = alone ? Eigen::MatrixXd(mine) : exchange(world, mine, error);
   at = head;
   const auto receive = [&](auto& part) {
@@ -45,7 +48,8 @@ void run_together(Index head, const Exchange& exchange, Part&... parts) {
 ///   forward_together(left.part(x1, y1), right.part(x2, y2));
 ///   backward_together(left.part(x1, dy1, dx1), right.part(x2, dy2, dx2));
 ///
-/// If one is refused, all are. No layer may come twice, and no x may be the y of another layer.
+/// If one is refused, all are. The layers share a communicator, no layer comes twice, and no x is
+/// the y of another layer.
 template <class... Part>
 void forward_together(Part&&... parts) {
   const auto gather = [](Communicator& world, Eigen::VectorXd& mine, const detail::Caught& error) {

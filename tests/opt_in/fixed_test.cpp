@@ -356,6 +356,10 @@ TEST_CASE("statistics of a fixed layer that are not finite are skipped, or propa
   x(0, 0) = 1;
   static_cast<void>(bn.forward(x));  // the average of what it was and a number
   CHECK(bn.running_mean() == Eigen::Vector2f(-infinity, 1.5f));
+  bn.reset_running_stats();
+  x << 0, 1, infinity, 3;  // sums are taken about the second row
+  static_cast<void>(bn.forward(x));
+  CHECK(bn.running_mean() == Eigen::Vector2f(infinity, 1));
 
   options.momentum = Momentum::weight_of_new(0);
   FixedBatchNorm1d<float, 2> still(options);

@@ -317,6 +317,24 @@ TEST_CASE("folded weights and biases are the numbers worked out by hand", "[fold
   CHECK(after.bias[1] == Approx(2 * (5 - 3)));
 }
 
+TEST_CASE("a scale beyond float may be folded into small weights", "[fold]") {
+  Options options;
+  options.eps = 1e-30;
+  BatchNorm1d<float> norm(1, options);
+  norm.gamma()[0] = 1e25f;
+  norm.beta()[0] = 3;
+  norm.running_mean()[0] = 1e-30f;
+  norm.running_var()[0] = 0;  // a scale of 1e25 / 1e-15
+  const Eigen::MatrixXf w = Eigen::MatrixXf::Constant(1, 1, 1e-20f);
+  const Eigen::VectorXf b = Eigen::VectorXf::Constant(1, 2e-30f);
+  const auto before = fold_into_linear(w, b, norm);
+  CHECK(before.weight(0, 0) == Approx(1e20));
+  CHECK(before.bias[0] == Approx(1e40 * (2e-30 - 1e-30) + 3));
+  const auto after = fold_into_next_linear(norm, w, b);
+  CHECK(after.weight(0, 0) == Approx(1e20));
+  CHECK(after.bias[0] == Approx(-1e20 * 1e-30));
+}
+
 TEST_CASE("a linear layer with the batch norm before it folded in gives what both gave", "[fold]") {
   testing::Random random(4);
   const auto norm = random_norm<BatchNorm1d<double>>(4, random);

@@ -184,6 +184,16 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   expected = unshifted.forward(before);
   CHECK(x.col(1).isApprox(expected.col(1), 1e-6f));
 
+  options = {};
+  options.scale = false;
+  BatchNorm1d<float> unscaled(2, options);
+  InPlace of_unscaled(unscaled, Identity());
+  unscaled.beta() << 0, 1001;
+  x = before;
+  check_refused<std::domain_error>(unscaled, {"got gamma 1 and beta 1001 in channel 1"},
+                                   [&] { of_unscaled.forward(x); });
+  CHECK(x == before);
+
   check_throws<std::invalid_argument>({"expected a finite slope above 0, got 0"},
                                       [&] { InPlace(bn, LeakyRelu{0}); });
   check_throws<std::invalid_argument>({"expected a finite slope above 0, got nan"},

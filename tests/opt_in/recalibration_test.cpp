@@ -136,6 +136,12 @@ TEST_CASE("a cumulative average goes on with the batches of a recalibration", "[
   CHECK(bn.running_mean()[0] == 2.5);
   static_cast<void>(bn.forward(column({10, 12})));  // the third batch, which weighs 1/3
   CHECK(bn.running_mean()[0] == Approx((2 * 2.5 + 11) / 3).epsilon(1e-15));
+  // What is skipped during a recalibration is not: one batch counts, and the next weighs 1/2.
+  const std::vector<MatrixXd> batches = {column({std::nan(""), 1}), column({3, 5})};
+  recalibration.run(batches, through(bn));
+  static_cast<void>(bn.forward(column({10, 12})));
+  CHECK(bn.running_mean()[0] == (4 + 11) / 2.0);
+  CHECK(bn.num_batches_tracked() == 3);
 }
 
 TEST_CASE("a variance that float does not have becomes the largest float", "[recalibration]") {

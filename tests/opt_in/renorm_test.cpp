@@ -261,6 +261,10 @@ TEST_CASE("renormalization refuses what it cannot do", "[renorm]") {
   testing::check_refused<std::invalid_argument>(bn, {"of shape (2, 2), got one of (1, 2)"}, [&] {
     static_cast<void>(renorm.backward(one, one));
   });
+  bn = none;
+  testing::check_refused<std::logic_error>(bn,
+                                           {"[BatchRenorm::forward] expected running statistics"},
+                                           [&] { static_cast<void>(renorm.forward(two)); });
 }
 
 TEST_CASE("there is nothing to renormalize where running statistics do, or without values",

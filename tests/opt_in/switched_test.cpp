@@ -198,6 +198,11 @@ TEST_CASE("what a switched layer refuses leaves it as it was", "[switched]") {
                                          [&] { static_cast<void>(batch.forward(one)); });
     CHECK(batchnorm::frozen(bn).forward(one).allFinite());
   }
+  auto frozen = batchnorm::frozen(bn);
+  bn = none;
+  check_refused<std::invalid_argument>(
+      bn, {"[Switched::forward] expected a layer with track_running_stats"},
+      [&] { static_cast<void>(frozen.forward(MatrixXd(MatrixXd::Random(4, 2)))); });
 }
 
 TEST_CASE("switched forwards that do not update allocate nothing", "[switched]") {

@@ -646,6 +646,13 @@ TEST_CASE("synchronized layers name what is missing", "[sync]") {
                                      [&] { static_cast<void>(bn.backward(saved, x, x)); });
     }
   });
+  Replicas one(1), other(1);
+  BatchNorm1d<double> left(2), right(2);
+  SyncBatchNorm of_one(left, one.communicator(0)), of_other(right, other.communicator(0));
+  MatrixXd y(4, 2), z(4, 2);
+  testing::check_refused<std::logic_error>(left, {"expected layers of one communicator"}, [&] {
+    forward_together(of_one.part(x, y), of_other.part(x, z));
+  });
   check_throws<std::invalid_argument>({"at least 1 rank, got 0"}, [] { Replicas(0); });
   Replicas two(2);
   for (const int rank : {-1, 2}) {

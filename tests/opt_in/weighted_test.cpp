@@ -269,6 +269,14 @@ TEST_CASE("a weight for each sample weighs all of its positions, in whatever for
   CHECK(same(of_samples * 4.f));
   const auto masked = weighted.forward(x, weights(Eigen::Array<bool, 3, 1>(true, false, true)));
   CHECK(testing::same_bits(masked, weighted.forward(x, weights(Eigen::Vector3d(5, 0, 5)))));
+
+  // The positions of one sample may be a row.
+  const Eigen::Tensor<float, 3, Eigen::RowMajor> one =
+      x.slice(Eigen::array<Index, 3>{0, 0, 0}, Eigen::array<Index, 3>{1, 2, 4});
+  const Eigen::Array<bool, 1, 4> row(true, true, true, false);
+  const auto of_row = weighted.forward(one, weights(row));
+  CHECK(testing::same_bits(of_row, weighted.forward(one, weights(Eigen::ArrayXX<bool>(row)))));
+  CHECK(of_row(0, 1, 3) == 0);
 }
 
 TEST_CASE("normalized positions of weight zero keep what is not finite to themselves",
@@ -298,6 +306,20 @@ TEST_CASE("a value that is not finite makes its channel's y NaN, and not its run
   CHECK(bn.running_mean()[0] == 0);
   CHECK(bn.running_var()[0] == 1);
   CHECK(bn.running_mean()[1] == Approx(0.3).epsilon(1e-14));
+}
+
+TEST_CASE("an infinite value makes its channel's mean infinite, wherever it stands", "[weighted]") {
+  Options options;
+  options.non_finite = batchnorm::NonFinite::propagate;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  for (Index place = 0; place < 4; ++place) {
+    BatchNorm1d<double> bn(1, options);
+    Eigen::Vector4d x(1, 2, 3, 4);
+    x[place] = infinity;
+    static_cast<void>(Weighted(bn).forward(x, weights(Eigen::Vector4d::Ones())));
+    CHECK(bn.running_mean()[0] == infinity);
+    CHECK(std::isnan(bn.running_var()[0]));
+  }
 }
 
 TEST_CASE("weights of zero leave an empty batch, and one other a single value", "[weighted]") {

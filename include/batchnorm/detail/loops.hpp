@@ -250,8 +250,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
   template <bool in_columns>
   BATCHNORM_INLINE static void map_in_memory(const Block& b, Index r, Coefficients& k, T* out) {
     constexpr std::uintptr_t line = line_bytes / sizeof(T);
-    const auto to_line =
-        static_cast<Index>((0 - reinterpret_cast<std::uintptr_t>(out) / sizeof(T)) % line);
+    const auto to_line = static_cast<Index>(
+        (line - reinterpret_cast<std::uintptr_t>(out) / sizeof(T) % line) % line);
     // The row's whole lines are its values [first, end).
     const Index first = (std::min)(to_line, b.width), lines = (b.width - first) / Index{line};
     const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(T) == 0;

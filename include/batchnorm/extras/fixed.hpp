@@ -201,7 +201,10 @@ class FixedBatchNorm1d {
   void measure(const X& x, Numbers& mean, Numbers& var, const detail::Where& where) const {
     const double n = static_cast<double>(x.rows());
     Numbers v0, sum = Numbers::Zero(), squares = Numbers::Zero();
-    for (Index c = 0; c < C; ++c) v0[c] = value(x.coeff(x.rows() / 2, c));
+    for (Index c = 0; c < C; ++c) {
+      v0[c] = value(x.coeff(x.rows() / 2, c));
+      if (!detail::is_finite(v0[c])) v0[c] = 0;  // infinity - infinity would be NaN
+    }
     for_each(x, [&](Index i, Index c) { sum[c] += value(x.coeff(i, c)) - v0[c]; });
     mean = v0 + sum / n;
     for_each(x, [&](Index i, Index c) {

@@ -43,9 +43,7 @@ class Switched {
   /// Throws std::invalid_argument for Normalize::running if the layer tracks no running statistics.
   Switched(Layer& layer, Normalize normalize, Update update)
       : layer_(&layer), normalize_(normalize), update_(update) {
-    const detail::Where where{"Switched", "Switched"};
-    if (normalize == Normalize::running && !layer.options().track_running_stats)
-      where.invalid({"expected a layer with track_running_stats, got it switched off"});
+    check_layer({"Switched", "Switched"});
   }
 
   template <class X>
@@ -78,7 +76,12 @@ class Switched {
   };
 
   [[nodiscard]] static detail::Where in_forward() { return {"Switched", "forward"}; }
+  void check_layer(const detail::Where& where) const {
+    if (normalize_ == Normalize::running && !layer_->options().track_running_stats)
+      where.invalid({"expected a layer with track_running_stats, got it switched off"});
+  }
   void forward_views(const detail::Shape& shape, const detail::View& x, const detail::View& y) {
+    check_layer(in_forward());  // another layer may have been assigned
     Core& core = layer_->core();
     const KeepMode keep{core.training};
     const bool updates = update_ == Update::by_mode ? keep.before : update_ == Update::always;

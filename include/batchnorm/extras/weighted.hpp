@@ -52,10 +52,11 @@ template <class W>
 /// Options::single_value looks at the number of positions whose weight is not zero. If there is
 /// none, the batch counts as empty: it is rejected, or y = 0, dx = 0 and nothing changes. Options
 /// and errors are the layer's; weights that are negative, not finite or not of x's extents are a
-/// std::invalid_argument. A call that throws changes nothing. y is as exact as the layer's. Squares
-/// of deviations beyond 1e150 overflow, and then count as not finite. Sums and dx are simple loops
-/// on the calling thread: calls take five to ten times as long as the layer's. The layer must
-/// outlive this object and must not be moved.
+/// std::invalid_argument. A call that throws changes nothing. y is as exact as the layer's; of double
+/// it is where a channel has some thousands of values, and has an error of 1e-13 where it has a
+/// million. Squares of deviations beyond 1e150 overflow, and then count as not finite. Sums and dx
+/// are simple loops on the calling thread: calls take five to ten times as long as the layer's. The
+/// layer must outlive this object and must not be moved.
 template <class Scalar, int spatial>
 class Weighted {
  public:
@@ -132,7 +133,7 @@ class Weighted {
     const Shape samples{{x.extents[0]}, 1}, shape = detail::shape_of(values);
     bool is_vector = false;
     if constexpr (detail::is_matrix<W>) is_vector = W::IsVectorAtCompileTime;
-    const Shape got = is_vector ? Shape{{values.size()}, 1} : shape;
+    const Shape got = is_vector && shape != positions ? Shape{{values.size()}, 1} : shape;
     if (got != positions && got != samples) {
       const std::string more = positions == samples ? "" : " or " + positions.text();
       in("forward").invalid(
@@ -200,7 +201,7 @@ class Weighted {
     }
     return sum;
   }
-  /// The weighted mean and variance of each channel.
+  /// The weighted mean and variance of each channel. Sums are taken about v0, one of the values.
   void measure(Use& use, const Array& w, const View& x) const {
     Saved& batch = use.saved;
     batch.mean = batch.var = Eigen::VectorXd::Zero(x.channels);
@@ -209,6 +210,7 @@ class Weighted {
     w.maxCoeff(&p);
     Array v0(x.channels);
     x.elements->read(x.at(p / x.inner, 0, p % x.inner), x.channels, x.channel_stride, v0.data());
+    for (double& v : v0) v = detail::is_finite(v) ? v : 0;  // infinity - infinity would be NaN
     batch.mean = v0 + sum_about<1>(v0, x, w) / use.sum;
     batch.var = sum_about<2>(batch.mean, x, w) / use.sum;
     for (double& var : batch.var)

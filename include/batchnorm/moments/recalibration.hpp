@@ -96,6 +96,7 @@ class Recalibration {
     Watched(detail::Core<Param>* c)
         : core(c), was_training(c->training), running(c->running), moments(c->num_features) {
       core->training = true;
+      core->running.batches = 0, core->running.skipped.setZero();
     }
     Watched(const Watched&) = delete;
     ~Watched() { core->running = running, core->training = was_training; }
@@ -103,7 +104,7 @@ class Recalibration {
     /// Takes the moments of the last forward. Returns false unless there was one forward.
     [[nodiscard]] bool collect() {
       ++batches;
-      if (core->running.batches != running.batches + batches || core->saved.count == 0)
+      if (core->running.batches != batches || core->saved.count == 0)
         return false;
       const Moments batch = detail::as_moments(core->saved);
       const bool skip = core->options.non_finite == NonFinite::skip_update;
@@ -122,7 +123,7 @@ class Recalibration {
         if (moments.count[c] >= fewest) running.var[c] = detail::saturated<Param>(var[c]);
       }
       running.batches = batches;
-      running.skipped.setZero();
+      running.skipped = core->running.skipped;
     }
   };
 
