@@ -57,6 +57,22 @@ TEST_CASE("a file is replaced whole or not at all", "[safetensors]") {
   CHECK(folder.files() == 1);  // no half-written one is left
 }
 
+#if __has_include(<sys/resource.h>)
+TEST_CASE("a link stays a link, and a file keeps its permissions", "[safetensors]") {
+  namespace fs = std::filesystem;
+  const Folder folder("link");
+  const auto layer = random_layer<BatchNorm1d<float>>(5);
+  save_safetensors(folder / "real", BatchNorm1d<float>(5));
+  fs::permissions(folder / "real", fs::perms::owner_read | fs::perms::owner_write);
+  fs::create_symlink("real", folder / "link");
+  save_safetensors(folder / "link", layer);
+  CHECK(fs::is_symlink(folder / "link"));
+  CHECK(testing::same_state(SafetensorsReader(folder / "real").layer<BatchNorm1d<float>>(), layer));
+  CHECK(fs::status(folder / "real").permissions() ==
+        (fs::perms::owner_read | fs::perms::owner_write));
+}
+#endif
+
 TEST_CASE("a file that shrinks while it is open is an error", "[safetensors]") {
   const Folder folder("shrinks");
   Eigen::Tensor<double, 1> short_x(100), x(100000);  // x: more than a stream reads ahead

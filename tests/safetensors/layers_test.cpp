@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "safetensors/files.hpp"
+#include "safetensors/one_layer.hpp"
 #include "support/catch.hpp"
 #include "support/refused.hpp"
 
@@ -88,6 +89,11 @@ TEST_CASE("a layer is found and read under the names of every framework", "[safe
        "params/",
        {"params/scale", "params/bias", "batch_stats/mean", "batch_stats/var"},
        {2}},
+      {"Flax, by collection, of a model",
+       "model/params/bn/",
+       {"model/params/bn/scale", "model/params/bn/bias", "model/batch_stats/bn/mean",
+        "model/batch_stats/bn/var"},
+       {2}},
       {"Haiku",
        "net/~/bn/",
        {"net/~/bn/scale", "net/~/bn/offset", "net/~/bn/~/mean_ema/average",
@@ -105,6 +111,10 @@ TEST_CASE("a layer is found and read under the names of every framework", "[safe
        {"bn/scale:0", "bn/offset:0", "bn/moving_mean/average:0", "bn/moving_variance/average:0"},
        images},
       {"MXNet", "bn0_", {"bn0_gamma", "bn0_beta", "bn0_moving_mean", "bn0_moving_var"}, {2}},
+      {"MXNet, a checkpoint",
+       "arg:bn0_",
+       {"arg:bn0_gamma", "arg:bn0_beta", "aux:bn0_moving_mean", "aux:bn0_moving_var"},
+       {2}},
       {"Gluon", "bn0_", {"bn0_gamma", "bn0_beta", "bn0_running_mean", "bn0_running_var"}, {2}},
       {"Paddle", "bn.", {"bn.weight", "bn.bias", "bn._mean", "bn._variance"}, {2}},
       {"no prefix", "", {"gamma", "beta", "moving_mean", "moving_variance"}, {1, 2, 1, 1}}};
@@ -176,7 +186,7 @@ TEST_CASE("the prefixes of a file are those of its batch norms", "[safetensors]"
   again.num_batches_tracked() = 5;
   file.load(again, "d.");  // it has options and no entries
   CHECK(again.num_batches_tracked() == 0);
-  check_throws<std::invalid_argument>({"d.weight: expected a batch-norm layer"},
+  check_throws<std::invalid_argument>({"expected a batch-norm layer under the prefix \"d.\""},
                                       [&] { static_cast<void>(layer_of(file, "d.", nothing)); });
 }
 
@@ -202,6 +212,33 @@ TEST_CASE("a prefix that other layers' prefixes start with has its own entries",
     CHECK(is_that_layer(layer_of(file, prefix, Options::pytorch())));
 }
 
+TEST_CASE("a layer that this library wrote is found by any prefix", "[safetensors]") {
+  const Folder folder("any_prefix");
+  Options untracked;
+  untracked.track_running_stats = false;
+  const auto layer = testing::random_layer<BatchNorm2d<float>>(2);
+  const BatchNorm2d<float> parameters_alone(2, untracked);
+  SafetensorsWriter writer;
+  writer.add("bn", layer).add("bn_", layer).add("bn_2_", layer).add("bn_u_", parameters_alone);
+  add_two(writer, "bn_conv_weight", 0);
+  writer.write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  CHECK(file.batch_norm_prefixes() == Names{"bn", "bn_", "bn_2_", "bn_u_"});
+  for (const std::string prefix : {"bn", "bn_", "bn_2_"})
+    CHECK(testing::same_state(file.layer<BatchNorm2d<float>>(prefix), layer));
+  CHECK(testing::same_state(file.layer<BatchNorm2d<float>>("bn_u_"), parameters_alone));
+}
+
+TEST_CASE("the statistics' half of a layer's name leads to the whole layer", "[safetensors]") {
+  const Folder folder("halves");
+  SafetensorsWriter writer;
+  add_layer(writer,
+            {"params/bn/scale", "params/bn/bias", "batch_stats/bn/mean", "batch_stats/bn/var"});
+  writer.write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  CHECK(is_that_layer(layer_of(file, "batch_stats/bn/")));
+}
+
 TEST_CASE("a prefix without its dot is an error that says so", "[safetensors]") {
   const Folder folder("dot");
   SafetensorsWriter writer;
@@ -225,8 +262,8 @@ TEST_CASE("a prefix without its dot is an error that says so", "[safetensors]") 
   refuse("bn0: expected a prefix with its \"_\"",
          [&] { static_cast<void>(layer_of(file, "bn0")); });
   refuse(
-      "net.2.weight: expected a batch-norm layer, got no such entry, or none with a number for "
-      "each channel; batch_norm_prefixes()",
+      "expected a batch-norm layer under the prefix \"net.2.\", got no such entry, or none with a "
+      "number for each channel: batch_norm_prefixes()",
       [&] { static_cast<void>(layer_of(file, "net.2.")); });
 }
 

@@ -63,6 +63,29 @@ TEST_CASE("options that are stated have to agree with the file", "[safetensors]"
   wrong = options;
   wrong.running_variance = VarianceEstimate::unbiased;
   refuse(wrong, "bn.running_variance: expected the layer to have population, got one of unbiased");
+  wrong = options;
+  wrong.momentum = Momentum::weight_of_new(0.25 + 1e-9);
+  refuse(wrong, "to have weight_of_new 0.25, got one of weight_of_new 0.250000001");
+
+  BatchNorm1d<float> bn(1, Options::onnx());  // 1 - 0.9 is not 0.1 to the last bit
+  Options near = Options::onnx();
+  near.momentum = Momentum::weight_of_new(0.1);
+  save_safetensors(folder / "f", BatchNorm1d<float>(1, near));
+  CHECK_NOTHROW(load_safetensors(folder / "f", bn));
+}
+
+TEST_CASE("what another program writes about a whole file is not taken for options",
+          "[safetensors]") {
+  const Folder folder("another_program");
+  SafetensorsWriter writer;
+  writer.add_metadata("momentum", "0.9").add_metadata("eps", "small");
+  for (const char* name : {"weight", "bias", "running_mean", "running_var"})
+    writer.add(name, Eigen::VectorXf(Eigen::VectorXf::Constant(1, 1.5f)));
+  writer.write(folder / "f");
+  SafetensorsReader file(folder / "f");
+  CHECK(file.layer<BatchNorm1d<float>>("", Options::pytorch()).gamma()[0] == 1.5f);
+  check_throws<std::invalid_argument>({"eps: expected it in the file's metadata"},
+                                      [&] { static_cast<void>(file.options()); });
 }
 
 TEST_CASE("what is no layer is refused, and the layer stays as it was", "[safetensors]") {
@@ -106,7 +129,7 @@ TEST_CASE("an entry that a file does not have is named", "[safetensors]") {
   testing::write_file(folder / "f", one_channel(""));
   SafetensorsReader file(folder / "f");
   check_throws<std::invalid_argument>(
-      {"a.weight: expected a batch-norm layer, got no such entry"},
+      {"expected a batch-norm layer under the prefix \"a.\", got no such entry"},
       [&] { static_cast<void>(file.layer<BatchNorm1d<float>>("a.", Options::pytorch())); });
   SafetensorsWriter()
       .add("conv.weight", Eigen::Matrix2f::Ones().eval())
@@ -115,7 +138,7 @@ TEST_CASE("an entry that a file does not have is named", "[safetensors]") {
   SafetensorsReader others(folder / "others");
   for (const std::string prefix : {"conv.", "none."}) {
     check_throws<std::invalid_argument>(
-        {prefix + "weight: expected a batch-norm layer, got no such entry"},
+        {"expected a batch-norm layer under the prefix \"" + prefix + "\", got no such entry"},
         [&] { static_cast<void>(others.layer<BatchNorm1d<float>>(prefix, Options::pytorch())); });
   }
   check_throws<std::invalid_argument>({": weight: expected it, got no such entry"},
@@ -147,7 +170,8 @@ TEST_CASE("metadata that is no option is refused", "[safetensors]") {
   const Folder folder("no_option");
   auto bn = random_layer<BatchNorm1d<float>>(1);
   for (const char* bad :
-       {R"("bn.eps":"small")", R"("bn.eps":"1e999")", R"("bn.momentum":"0.1")",
+       {R"("bn.eps":"small")", R"("bn.eps":"1e999")", R"("bn.eps":"-1")", R"("bn.momentum":"0.1")",
+        R"("bn.momentum":"weight_of_new 1.5")", R"("bn.momentum":"weight_of_new -1")",
         R"("bn.momentum":"weight_of_new x")", R"("bn.running_variance":"yes")",
         R"("bn.channel_axis":"1")", R"("bn.single_value":"2")", R"("bn.non_finite":"ignore")"}) {
     testing::write_file(folder / "f", one_channel(bad));

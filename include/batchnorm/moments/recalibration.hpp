@@ -104,8 +104,7 @@ class Recalibration {
     /// Takes the moments of the last forward. Returns false unless there was one forward.
     [[nodiscard]] bool collect() {
       ++batches;
-      if (core->running.batches != batches || core->saved.count == 0)
-        return false;
+      if (core->running.batches != batches || core->saved.count == 0) return false;
       const Moments batch = detail::as_moments(core->saved);
       const bool skip = core->options.non_finite == NonFinite::skip_update;
       for (Eigen::Index c = 0; c < batch.channels(); ++c) {

@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,6 +29,9 @@ namespace batchnorm::detail {
   return channels;
 }
 
+/// What this library writes into the metadata of every layer, after its prefix.
+inline const std::string written_option = "running_variance";
+
 using SafetensorsEntries = std::map<std::string, SafetensorsEntry>;
 
 /// The entries of one layer.
@@ -44,16 +48,30 @@ struct LayerEntries {
   [[nodiscard]] std::ptrdiff_t vectors() const {
     return 4 - std::count(names.begin(), names.begin() + 4, "");
   }
+  [[nodiscard]] std::string first_vector() const {
+    const auto first =
+        std::find_if(names.begin(), names.end(), [](const auto& n) { return n != ""; });
+    return first == names.end() ? "" : *first;
+  }
 };
 
-/// Where a layer's entries are: under its prefix, and its statistics where Flax and Haiku put them.
+/// Where a layer's entries are: under its prefix, and where some frameworks put the other half.
 [[nodiscard]] inline std::vector<std::string> places_of(const std::string& prefix) {
+  // Flax: "params.bn.scale", "batch_stats.bn.mean"; MXNet: "arg:bn0_gamma", "aux:bn0_moving_mean"
+  constexpr std::array<const char*, 2> halves[] = {{"params", "batch_stats"}, {"arg", "aux"}};
   std::vector<std::string> places{prefix};
-  const std::string params = "params";  // Flax: "params.bn.scale", "batch_stats.bn.mean"
-  if (starts_with(prefix, params + ".") || starts_with(prefix, params + "/"))
-    places.push_back("batch_stats" + prefix.substr(params.size()));
-  if (!prefix.empty() && prefix.back() == '.')  // Haiku: "bn.scale", "bn/~/mean_ema.average"
-    places.push_back(prefix.substr(0, prefix.size() - 1) + "/~/");
+  std::size_t start = 0, end = 0;
+  for (; (end = prefix.find_first_of("./:", start)) != prefix.npos; start = end + 1) {
+    const std::string word = prefix.substr(start, end - start);
+    for (const auto& [parameters, statistics] : halves) {
+      if (word != parameters && word != statistics) continue;
+      const char* const other = word == parameters ? statistics : parameters;
+      places.push_back(prefix.substr(0, start) + other + prefix.substr(end));
+    }
+  }
+  // Haiku: "bn.scale", "bn/~/mean_ema.average"
+  if (ends_with(prefix, ".")) places.push_back(prefix.substr(0, prefix.size() - 1) + "/~/");
+  if (ends_with(prefix, "/")) places.push_back(prefix.substr(0, prefix.size() - 1) + ".");
   return places;
 }
 
@@ -99,26 +117,21 @@ struct LayerEntries {
 /// The prefixes of all batch norms, in the order of their names.
 [[nodiscard]] inline std::vector<std::string> find_batch_norms(
     const SafetensorsEntries& entries, const std::map<std::string, std::string>& metadata) {
-  std::map<std::string, LayerEntries> layers;
-  std::map<std::string, std::ptrdiff_t> most;  // vectors of a layer that has this entry
+  std::set<std::string> possible;
+  std::string prefix;
   for (const auto& item : entries) {
-    std::string prefix;
-    if (!split_name(item.first, prefix) || layers.count(prefix) > 0) continue;
-    LayerEntries found = find_layer(entries, prefix);
-    if (!is_batch_norm(entries, found, metadata.count(prefix + "running_variance") > 0)) continue;
-    for (const std::string& name : found.names) {
-      if (!name.empty()) most[name] = (std::max)(most[name], found.vectors());
-    }
-    layers.emplace(std::move(prefix), std::move(found));
+    if (split_name(item.first, prefix)) possible.insert(prefix);
+  }
+  for (const auto& item : metadata) {
+    if (ends_with(item.first, written_option))
+      possible.insert(item.first.substr(0, item.first.size() - written_option.size()));
   }
   std::vector<std::string> prefixes;
-  for (const auto& [prefix, found] : layers) {
-    // "batch_stats.bn." has the statistics alone; "params.bn." has them too, and gamma.
-    const bool is_whole = std::all_of(found.names.begin(), found.names.end(),
-                                      [&, vectors = found.vectors()](const std::string& name) {
-                                        return name.empty() || most[name] == vectors;
-                                      });
-    if (is_whole) prefixes.push_back(prefix);
+  for (const std::string& p : possible) {
+    const LayerEntries found = find_layer(entries, p);
+    if (!is_batch_norm(entries, found, metadata.count(p + written_option) > 0)) continue;
+    // A layer is listed once: as "params.bn.", and not as "batch_stats.bn." too.
+    if (starts_with(found.first_vector(), p)) prefixes.push_back(p);
   }
   return prefixes;
 }
@@ -133,17 +146,19 @@ struct LayerEntries {
                  "\", got one without it: write \"", longer, "\""});
   }
   file.refuse(
-      {prefix, state_names[0][0],
-       ": expected a batch-norm layer, got no such entry, or none with a number for each channel; "
-       "batch_norm_prefixes() lists the layers of the file"});
+      {"expected a batch-norm layer under the prefix \"", prefix,
+       "\", got no such entry, or none with a number for each channel: batch_norm_prefixes() lists "
+       "the batch norms of the file"});
 }
 /// The entries under a prefix. Throws if the file has neither entries nor options there.
 [[nodiscard]] inline LayerEntries existing_layer(const InFile& file,
                                                  const SafetensorsHeader& header,
                                                  const std::string& prefix) {
   LayerEntries found = find_layer(header.entries, prefix);
-  const bool has_options = header.metadata.count(prefix + "running_variance") > 0;
+  const bool has_options = header.metadata.count(prefix + written_option) > 0;
   if (found.vectors() == 0 && !has_options) refuse_prefix(file, header, prefix);
+  // Of layers with longer prefixes, as "bn_2_bias" under "bn_".
+  if (has_options) found.unknown.clear();
   if (!found.again.empty()) {
     file.refuse({found.again,
                  ": expected one entry for this part of the layer, got it by another "

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -90,12 +91,13 @@ template <class Value>
     file.refuse({prefix, key, ": expected ", expected, ", got \"", text, "\""});
   };
   const std::string e = said("eps"), m = said("momentum");
+  if (prefix.empty() && said("running_variance").empty()) return "eps";  // another program's words
   const std::string start = "weight_of_new ";
   double weight = 0;
-  if (!e.empty() && !read_number(e, o.eps))
-    file.refuse({prefix, "eps: expected a number, got \"", e, "\""});
-  const bool is_weight =
-      m.compare(0, start.size(), start) == 0 && read_number(m.substr(start.size()), weight);
+  const bool is_eps = e.empty() || (read_number(e, o.eps) && o.eps >= 0);
+  if (!is_eps) file.refuse({prefix, "eps: expected a number of at least 0, got \"", e, "\""});
+  const bool is_weight = m.compare(0, start.size(), start) == 0 &&
+                         read_number(m.substr(start.size()), weight) && weight >= 0 && weight <= 1;
   if (is_weight) o.momentum = Momentum::weight_of_new(weight);
   if (m == "cumulative") o.momentum = Momentum::cumulative();
   if (!m.empty() && m != "cumulative" && !is_weight) {
@@ -117,6 +119,10 @@ inline void check_options_agree(const InFile& file, const SafetensorsMetadata& m
                                 const std::string& prefix, const Options& o) {
   Options in_file = o;
   static_cast<void>(read_options(file, metadata, prefix, in_file));
+  // weight_of_old(0.9) is not weight_of_new(0.1) to the last bit.
+  const double difference = o.momentum.weight_of_new() - in_file.momentum.weight_of_new();
+  const bool same_kind = o.momentum.is_cumulative() == in_file.momentum.is_cumulative();
+  if (same_kind && std::abs(difference) < 1e-12) in_file.momentum = o.momentum;
   const auto check = [&](const char* what, const std::string& stated, const std::string& expected) {
     if (expected == stated) return;
     file.refuse({prefix, what, ": expected the layer to have ", expected, ", got one of ", stated,

@@ -21,15 +21,22 @@
 
 namespace batchnorm::detail {
 
-/// A new file beside `path` that finish() renames to it, so that at any time there is either the
-/// whole old file or the whole new one. Without finish(), it is removed.
+/// A new file beside `path`, with the permissions of the old one, that finish() renames to it. So at
+/// any time there is either the whole old file or the whole new one. Without finish(), the new one
+/// is removed. A link stays, and the file that it leads to is replaced.
 class NewFile {
  public:
-  explicit NewFile(const std::filesystem::path& path) : path_(path), beside_(path) {
+  explicit NewFile(const std::filesystem::path& path) : path_(path) {
+    std::error_code error;
+    if (std::filesystem::is_symlink(path, error)) path_ = weakly_canonical(path, error);
+    beside_ = path_;
     beside_ += "." + std::to_string(std::random_device()()) + ".tmp";
     errno = 0;
     file_ = std::fopen(beside_.string().c_str(), "wbx");
     if (!file_) give_up(std::strerror(errno));
+    const auto old = std::filesystem::status(path_, error);
+    if (!error && std::filesystem::exists(old))
+      std::filesystem::permissions(beside_, old.permissions(), error);
   }
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;

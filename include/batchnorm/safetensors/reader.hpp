@@ -178,7 +178,8 @@ inline void SafetensorsReader::open() {
 
 inline const SafetensorsEntry& SafetensorsReader::entry_of(const std::string& name) const {
   const auto it = entries().find(name);
-  if (it == entries().end()) in_.refuse({name, ": expected it, got no such entry"});
+  if (it == entries().end())
+    in_.refuse({name, ": expected it, got no such entry: entries() lists the names"});
   return it->second;
 }
 /// Throws unless this library reads the entry's dtype.
@@ -243,8 +244,9 @@ inline Eigen::VectorXd SafetensorsReader::channel_numbers(const std::string& nam
     in_.refuse({name, ": expected dtype F64, F32, F16 or BF16, got ", type});
   const Eigen::Index channels = detail::channels_of(entry);
   if (channels == 0) {
-    in_.refuse(
-        {name, ": expected a number for each channel, got ", detail::shape_text(entry.extents)});
+    in_.refuse({name, ": expected a number for each channel, got ",
+                detail::shape_text(entry.extents),
+                ": batch_norm_prefixes() lists the batch norms of the file"});
   }
   Eigen::VectorXd values(channels);
   read(name, entry, values.data());
