@@ -10,12 +10,12 @@ int main() {
   const int n = 200, hidden = 16;
   MatrixXf x(n, 2), inside(n, 1), w1(2, hidden), w2(hidden, 1);
   for (int i = 0; i < n; ++i) {
-    x.row(i) << std::sin(1.3f * i), std::cos(2.9f * i);
+    x.row(i) << std::sin(1.3f * float(i)), std::cos(2.9f * float(i));
     inside(i) = (x.row(i).array() - 0.2f).matrix().norm() < 0.8f;
   }
   for (int j = 0; j < hidden; ++j) {
-    w1.col(j) << std::sin(5.f * j), std::cos(7.f * j);
-    w2(j) = std::sin(3.f * j);
+    w1.col(j) << std::sin(5.f * float(j)), std::cos(7.f * float(j));
+    w2(j) = std::sin(3.f * float(j));
   }
   batchnorm::BatchNorm1d<float> bn(hidden);  // gamma 1, beta 0, training mode
   for (int step = 0; step <= 400; ++step) {

@@ -132,6 +132,8 @@ TEST_CASE("a wrong number of channels that looks like a known mistake says which
   BatchNorm2d<float> first(3);
   says(first, "got 5 in (4, 5, 5, 3): channels last? See ChannelAxis",
        filled(Tensor4(4, 5, 5, 3), 14));
+  says(first, "got 5 in (6, 5, 3, 4): dimensions in reverse? x is (N, C, ...)",
+       filled(Tensor4(6, 5, 3, 4), 14));
   Options options;
   options.channel_axis = ChannelAxis::last;
   BatchNorm2d<float> last(3, options);

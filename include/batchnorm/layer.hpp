@@ -101,7 +101,7 @@ class BatchNorm {
   template <class X, class... Y>
   PlainOf<X> forward(const X& x, const Y&...) const {
     static_assert(sizeof(X) == 0,
-                  "batchnorm: forward(x) and forward(x, y) change the layer; "
+                  "batchnorm: forward takes x, or x and y, and changes the layer; "
                   "a const layer has infer(x)");
     return infer(x);
   }

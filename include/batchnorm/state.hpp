@@ -23,7 +23,8 @@
 //   | num_batches_tracked() | num_batches_tracked |                 |       |
 //
 // A state does not contain options, but every result depends on eps. Give the layer the options
-// that the weights were trained with, for example Options::keras().
+// that the weights were trained with, for example Options::keras(). Nor does it say which batches a
+// channel skipped: under Momentum::cumulative() a loaded layer counts all of them.
 namespace batchnorm {
 
 /// Numbers by name, as in "layer1.0.bn1.running_mean". The counter is a vector of length 1.

@@ -317,6 +317,6 @@ TEST_CASE("a recalibration that fails leaves the running statistics as they were
   Options untracked;
   untracked.track_running_stats = false;
   BatchNorm1d<double> without(1, untracked);
-  testing::check_throws<std::logic_error>({"[Recalibration::add]", "does not track them"},
+  testing::check_throws<std::logic_error>({"[Recalibration::add]", "a layer that tracks none"},
                                           [&] { recalibration.add(without); });
 }

@@ -48,7 +48,8 @@ void plain_of(const void*);
 template <class X, class = void>
 struct Argument {
   static_assert(is_tensor<X> || is_matrix<X>,
-                "batchnorm: x, y, dy and dx must be Eigen tensors or, for BatchNorm1d, matrices");
+                "batchnorm: x, y, dy and dx must be Eigen tensors or, for BatchNorm1d, matrices; "
+                "Eigen::TensorMap and Eigen::Map make them of memory");
 };
 template <class X>
 struct Argument<X, std::enable_if_t<is_tensor<X>>> {
@@ -223,19 +224,23 @@ template <class Scalar, class... A>
   constexpr bool writable = (A::template is_allowed<Scalar> && ...);
   static_assert(!same || writable, "batchnorm: y and dx must be writable, and not expressions");
   constexpr bool one_order = common_order<typename A::Type...>() != mixed_orders;
-  static_assert(one_order, "batchnorm: x, y, dy and dx must share a storage order");
+  static_assert(one_order,
+                "batchnorm: x, y, dy and dx must share a storage order; x.transpose() of a "
+                "column-major x is row-major: pass y.transpose() too");
   return same && writable && one_order;
 }
 
 /// A likely reason for a wrong number of channels, for the message.
 [[nodiscard]] inline const char* likely_reason(const Shape& x, ChannelAxis axis, Index channels) {
-  const bool is_last = axis == ChannelAxis::last, is_flat = x.rank == 2;
-  const int other = is_flat ? 0 : is_last ? 1 : x.rank - 1;
-  if (x.extents[static_cast<std::size_t>(other)] != channels) return "";
-  if (is_flat)
+  const auto is_channel = [&](int d) { return x.extents[static_cast<std::size_t>(d)] == channels; };
+  if (x.rank == 2) {
+    if (!is_channel(0)) return "";
     return x.extents[1] == 1 ? ": one sample? x.transpose()"
                              : ": samples in columns? x.transpose()";
-  return is_last ? ": channels first? See ChannelAxis" : ": channels last? See ChannelAxis";
+  }
+  if (axis == ChannelAxis::last) return is_channel(1) ? ": channels first? See ChannelAxis" : "";
+  if (is_channel(x.rank - 1)) return ": channels last? See ChannelAxis";
+  return is_channel(x.rank - 2) ? ": dimensions in reverse? x is (N, C, ...)" : "";
 }
 /// Throws unless shapes[0], x's, has this number of channels and all the others are equal to it.
 inline void check_shapes(const Where& where, ChannelAxis axis, Index channels, const Shape* shapes,

@@ -117,7 +117,7 @@ struct Core {
   void check_tracked(const Where& where) const {
     if (!options.track_running_stats)
       where.misuse(
-          {"expected running statistics, got a layer that does not track them: call forward"});
+          {"expected running statistics, got a layer that tracks none: it has forward alone"});
   }
   /// Throws std::domain_error under NonFinite::reject if values of the batch are not finite.
   void check_finite(const Where& where, const Saved& batch) const {
