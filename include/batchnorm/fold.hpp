@@ -16,9 +16,9 @@
 //   after:   W (scale * (x - center) + shift) + b = W' x + b'  W' = W * scale, by input feature
 //                                                              b' = b + W (shift - scale * center)
 //
-// It computes in double, rounds once to the type of the weights, and changes no argument. It does
-// not fold into a convolution after the batch norm: that convolution pads y with zeros; after
-// folding it would pad x with zeros, which is not the same.
+// It computes in double, rounds to the type of the weights (to 16 bits by way of float), and
+// changes no argument. It does not fold into a convolution after the batch norm: that convolution
+// pads y with zeros; after folding it would pad x with zeros, which is not the same.
 //
 // `norm` is a BatchNorm1d, 2d or 3d that tracks running statistics, or a ChannelAffine. `weight` is
 // a tensor or, for linear layers, a matrix, of any storage order; `bias` is a vector, or {} for
