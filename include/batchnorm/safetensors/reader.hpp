@@ -47,9 +47,10 @@ class SafetensorsReader {
   // Tensors. -------------------------------------------------------------------------------------
 
   /// A tensor of numbers of any dtype (not of complex, 8-bit or smaller floating point), rounded to
-  /// Scalar (F64 to 16 bits by way of float) if it has fewer digits, or infinite beyond its range. An integer Scalar cuts
-  /// fractions off; numbers beyond its range are refused. The rank must be the file's. Eigen does
-  /// not convert an Eigen::Tensor to an Eigen::Matrix: call matrix() or vector() for one.
+  /// Scalar if it has fewer digits (F64 to 16 bits by way of float), or infinite beyond its range.
+  /// An integer Scalar cuts fractions off; numbers beyond its range are refused. The rank must be
+  /// the file's. Eigen does not convert an Eigen::Tensor to an Eigen::Matrix: call matrix() or
+  /// vector() for one.
   template <class Scalar, int rank>
   [[nodiscard]] Eigen::Tensor<Scalar, rank, Eigen::RowMajor> tensor(const std::string& name) {
     const SafetensorsEntry& entry = entry_of(name, rank);
