@@ -433,20 +433,29 @@ TEST_CASE("a cumulative average starts anew when the number of batches is set to
   Options options;
   options.momentum = Momentum::cumulative();
   batchnorm::BatchNorm1d<double> bn(1, options);
-  for (int batch = 0; batch < 3; ++batch) {  // each is skipped, as it has a NaN
-    static_cast<void>(bn.forward(Eigen::Vector2d(std::nan(""), 1)));
-  }
-  const auto averages = [&] {
+  const auto skip_three = [&] {
+    for (int batch = 0; batch < 3; ++batch) {
+      static_cast<void>(bn.forward(Eigen::Vector2d(std::nan(""), 1)));
+    }
+  };
+  const auto averages = [&](double expected = 2.5) {
     static_cast<void>(bn.forward(Eigen::Vector2d(0, 2)));
     static_cast<void>(bn.forward(Eigen::Vector2d(3, 5)));
-    CHECK(bn.running_mean()[0] == 2.5);
+    CHECK(bn.running_mean()[0] == Approx(expected).epsilon(1e-15));
   };
+  skip_three();
   averages();
   for (const int count : {0, -1}) {
     bn.num_batches_tracked() = count;
     averages();
     CHECK(bn.num_batches_tracked() == 2);
   }
+  skip_three();
+  bn.num_batches_tracked() = 0;
+  bn.set_momentum(Momentum::weight_of_new(0.5));
+  averages(2.875);  // 2.5, then 1.75, then 2.875
+  bn.set_momentum(Momentum::cumulative());
+  averages((2 * 2.875 + 1 + 4) / 4);  // all four batches count
 }
 
 TEST_CASE("backward may be called again, and later changes of mode or statistics do not reach it",

@@ -29,7 +29,7 @@ namespace batchnorm::functional {
 template <class A>
 void measure(const View& x, double eps, const Statistics& out, const Resources& with) {
   const Call<A> call({{x, {}}, {}}, true, with.workspace);
-  sum_all(call.plan, with.workers, moments_step(call), call.sums);
+  run_all(call.plan, with.workers, moments_step(call), call.sums);
   finish_moments(call, 0, x.channels, eps, out);
 }
 
@@ -39,7 +39,7 @@ void normalize(const View& x, const Normalizer& by, const Affine<A>& affine, con
                const Resources& with) {
   const Call<A> call({{x, {}}, y}, false, with.workspace);
   prepare_normalize(call, 0, x.channels, by, affine);
-  map_all(call.plan, with.workers, call.k.step(call.v.in[0], call.v.out));
+  run_all(call.plan, with.workers, call.k.step(call.v.in[0], call.v.out));
   normalize_beyond(call, by, affine);
 }
 
@@ -65,7 +65,7 @@ template <class A>
 void sum_gradients(const View& x, const View& dy, const Normalizer& by, const GradientSums& out,
                    const Resources& with) {
   const Call<A> call({{x, dy}, {}}, true, with.workspace);
-  sum_all(call.plan, with.workers, gradients_step(call, by), call.sums);
+  run_all(call.plan, with.workers, gradients_step(call, by), call.sums);
   finish_gradients(call, 0, x.channels, by, out);
 }
 
@@ -75,7 +75,7 @@ void input_gradient(const View& x, const View& dy, const Normalizer& by, const A
                     const GradientSums& sums, double n, const View& dx, const Resources& with) {
   const Call<A> call({{x, dy}, dx}, false, with.workspace);
   prepare_input_gradient(call, 0, x.channels, by, affine, sums, n);
-  map_all(call.plan, with.workers, input_gradient_step(call, by));
+  run_all(call.plan, with.workers, input_gradient_step(call, by));
   input_gradient_beyond(call, by, affine, &sums, n);
 }
 
@@ -99,11 +99,29 @@ void backward(const View& x, const View& dy, const Normalizer& by, const Affine<
 /// own: calls share nothing. The bits of y are those of normalize.
 template <class A, class MapOf>
 void apply_maps(const View& x, const View& y, const MapOf& map_of) {
-  if (x.size() == 0) return;
-  for (Index first = 0; first < x.channels; first += most_on_stack) {
-    const Index end = (std::min)(first + most_on_stack, x.channels);
-    apply_some_maps<A>(x.some(first, end), y.some(first, end),
-                       [&](Index c) { return map_of(first + c); });
+  constexpr Index at_once = 512;  // channels, whose numbers lie on the stack
+  A mean[at_once], scale[at_once], shift[at_once];
+  double mu[at_once], inv_std[at_once];
+  std::int64_t fits[at_once];
+  const MapCoefficients<A> k{mean, scale, shift, fits};
+  for (Index c0 = 0; c0 < x.channels && x.size() > 0; c0 += at_once) {
+    const Index n = (std::min)(at_once, x.channels - c0);
+    for (Index c = 0; c < n; ++c) {
+      const ChannelMap m = map_of(c0 + c);
+      mu[c] = m.mean, inv_std[c] = m.var_eps;
+      scale[c] = static_cast<A>(m.gamma), shift[c] = static_cast<A>(m.beta);
+    }
+    inverse_roots(inv_std, n, 0, inv_std);
+    prepare_map(0, n, {mu, inv_std, false}, k);
+    Operands v{{x.some(c0, c0 + n), {}}, y.some(c0, c0 + n)};
+    const Plan plan = plan_for(v, false);
+    run_all(plan, Workers(), k.step(v.in[0], v.out));
+    for (Index c = 0; c < n; ++c) {
+      if (fits[c]) continue;
+      const ChannelMap m = map_of(c0 + c);
+      exact::normalize<A>(v.in[0], v.out, c, {wide<A>(mu[c]), 0, wide<A>(inv_std[c])},
+                          wide<A>(m.gamma), wide<A>(m.beta));
+    }
   }
 }
 

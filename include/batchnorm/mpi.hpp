@@ -52,7 +52,7 @@ class MpiCommunicator final : public Communicator {
 
   [[nodiscard]] Eigen::MatrixXd all_gather(const Eigen::VectorXd& mine) override {
     const int count = checked(mine.size());
-    Eigen::MatrixXd all(mine.size(), size_);
+    Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::ColMajor> all(mine.size(), size_);
     MPI_Allgather(mine.data(), count, MPI_DOUBLE, all.data(), count, MPI_DOUBLE, comm_);
     return all;
   }

@@ -21,30 +21,27 @@ template <class A>
 }
 /// dbeta = sum dy,  dgamma = sum dy * x_hat.  The loops used the mean rounded to A: `too_much`
 /// mends that. With an activation, dz(x, dy) stands for dy.
-template <class A, class Dz = detail::exact::Dy>
+template <class A, class Dz = exact::Dy>
 void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
                       const GradientSums& out, const Dz& dz = {}) {
-  const detail::Sums sums = call.sums.of(0);
-  const auto finish = [](double& dbeta, double& dgamma, double sum_dy, double sum_dy_x_hat,
-                         double mu, double inv_std) {
-    const double too_much = detail::rounding_error<A>(mu) * inv_std;
+  const Sums sums = call.sums.total(call.plan, c0, c1);
+  const auto finish = [](double& dbeta, double& dgamma, std::int64_t& is_good, double sum_dy,
+                         double sum_dy_x_hat, double mu, double inv_std, A enlarged_inv_std) {
+    const double too_much = rounding_error<A>(mu) * inv_std;
     dbeta = sum_dy;
     dgamma = sum_dy_x_hat * (1 / enlarged) - sum_dy * too_much;
+    is_good = fits_as_offset(static_cast<A>(mu)) & fits_as_factor(enlarged_inv_std) &
+              is_finite(dbeta) & is_finite(dgamma);
   };
-  for_channels(c0, c1, finish, out.dbeta, out.dgamma, sums.of[0], sums.of[1], by.mean, by.inv_std);
-  const auto is_good = [](A mean, A enlarged_inv_std, double dbeta, double dgamma) {
-    return detail::fits_as_offset(mean) & detail::fits_as_factor(enlarged_inv_std) &
-           detail::is_finite(dbeta) & detail::is_finite(dgamma);
-  };
-  const auto sum_exactly = [&](Index c) {
-    if (!by.is_finite(c)) return;
+  for_channels(c0, c1, finish, out.dbeta, out.dgamma, call.k.fits, sums.of[0], sums.of[1], by.mean,
+               by.inv_std, call.inv_std);
+  for (Index c = c0; c < c1; ++c) {
+    if (call.k.fits[c] || !by.is_finite(c)) continue;
     const View &x = call.v.in[0], &dy = call.v.in[1];
-    const auto exact_sums =
-        detail::exact::sum_gradients<A>(x, dy, c, wide_statistics(call, c, by), dz);
-    out.dbeta[c] = detail::narrow<double>(exact_sums.dbeta);
-    out.dgamma[c] = detail::narrow<double>(exact_sums.dgamma);
-  };
-  for_channels_but(c0, c1, is_good, sum_exactly, call.k.mean, call.inv_std, out.dbeta, out.dgamma);
+    const auto exact_sums = exact::sum_gradients<A>(x, dy, c, wide_statistics(call, c, by), dz);
+    out.dbeta[c] = narrow<double>(exact_sums.dbeta);
+    out.dgamma[c] = narrow<double>(exact_sums.dgamma);
+  }
 }
 
 /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n) as
@@ -59,41 +56,35 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
     std::fill(call.v0 + c0, call.v0 + c1, 0.0), std::fill(k.shift + c0, k.shift + c1, A(0));
     return prepare_map(c0, c1, {call.v0, by.inv_std, false}, k);
   }
-  k.set_none_aside(c0, c1);
-  const auto prepare = [one_nth = 1 / n](A& mean, A& scale, A& shift, A& mean_dy, A& slope,
-                                         double mu, double inv_std, double dbeta, double dgamma) {
+  const double one_nth = 1 / n, inv_root_n = 1 / std::sqrt(n);
+  const auto prepare = [=](A& mean, A& scale, A& shift, A& mean_dy, A& slope, std::int64_t& fits,
+                           double mu, double inv_std, double dbeta, double dgamma) {
     const double gamma = static_cast<double>(scale);
     const double m_dy = dbeta * one_nth, m_dy_x_hat = dgamma * one_nth;
     const double factor = gamma * inv_std, factor_x_hat = -factor * m_dy_x_hat;
     const double factor_x = factor_x_hat * inv_std;
-    const double correction =
-        -detail::rounding_error<A>(m_dy) * factor - detail::rounding_error<A>(mu) * factor_x;
+    const double correction = -rounding_error<A>(m_dy) * factor - rounding_error<A>(mu) * factor_x;
     mean = static_cast<A>(mu);
-    scale = detail::as_factor<A>(factor, gamma, inv_std);
-    slope = detail::as_factor<A>(factor_x, gamma, inv_std, m_dy_x_hat);
+    scale = static_cast<A>(factor);
+    slope = static_cast<A>(factor_x);
     mean_dy = static_cast<A>(m_dy);
     shift = static_cast<A>(correction);
-  };
-  for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, call.mean_dy, call.slope, by.mean,
-               by.inv_std, sums.dbeta, sums.dgamma);
-  const auto fits = [inv_root_n = 1 / std::sqrt(n)](A mean, A scale, A shift, A mean_dy, A slope,
-                                                    double inv_std, double dgamma) {
     // |x_hat| is at most sqrt(n), so this is at least |(x - mean) * slope|.
     const A of_x = scale * static_cast<A>(dgamma * inv_root_n);
-    return detail::fits_as_offset(mean) & detail::fits_as_factor(scale) &
-           detail::fits_as_offset(shift) & detail::fits_as_offset(mean_dy) &
-           detail::fits_as_factor(slope) & detail::fits_as_offset(of_x) &
-           detail::fits_as_factor(static_cast<A>(inv_std));
+    fits = fits_as_offset(mean) & fits_as_product(scale, gamma, inv_std) & fits_as_offset(shift) &
+           fits_as_offset(mean_dy) & fits_as_product(slope, gamma, inv_std, m_dy_x_hat) &
+           fits_as_offset(of_x) & fits_as_factor(static_cast<A>(inv_std));
   };
-  // In double, sums of finite floats are finite. So where a sum is not, dx is NaN.
-  const auto set_aside = [&](Index c) {
-    const bool finite_sums = std::is_same_v<A, double> || (detail::is_finite(sums.dbeta[c]) &&
-                                                           detail::is_finite(sums.dgamma[c]));
+  for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, call.mean_dy, call.slope, k.fits, by.mean,
+               by.inv_std, sums.dbeta, sums.dgamma);
+  for (Index c = c0; c < c1; ++c) {
+    if (k.fits[c]) continue;
+    // In double, sums of finite floats are finite. So where a sum is not, dx is NaN.
+    const bool finite_sums =
+        std::is_same_v<A, double> || (is_finite(sums.dbeta[c]) && is_finite(sums.dgamma[c]));
     call.mean_dy[c] = call.slope[c] = 0;
     k.set_aside(c, by.is_finite(c) && finite_sums);
-  };
-  for_channels_but(c0, c1, fits, set_aside, k.mean, k.scale, k.shift, call.mean_dy, call.slope,
-                   by.inv_std, sums.dgamma);
+  }
 }
 template <class A>
 [[nodiscard]] Step input_gradient_step(const Call<A>& call, const Normalizer& by) {
@@ -107,23 +98,22 @@ template <class A>
 }
 /// dx of the channels that were set aside. `sums` are those of the whole batch, of which x may be a
 /// part; null if x is the whole batch.
-template <class A, class Dz = detail::exact::Dy>
+template <class A, class Dz = exact::Dy>
 void input_gradient_beyond(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
                            const GradientSums* sums, double n, const Dz& dz = {}) {
   const View &x = call.v.in[0], &dy = call.v.in[1];
-  for_beyond(call, by, [&](Index c, const detail::exact::Statistics<A>& s) {
-    detail::exact::GradientSums<A> both;
+  for_beyond(call, by, [&](Index c, const exact::Statistics<A>& s) {
+    exact::GradientSums<A> both;
     if (by.of_batch && sums) {
       const double dbeta = sums->dbeta[c], dgamma = sums->dgamma[c];
-      both = {detail::wide<A>(dbeta), detail::wide<A>(dgamma),
-              detail::is_finite(dbeta) && detail::is_finite(dgamma)};
+      both = {wide<A>(dbeta), wide<A>(dgamma), is_finite(dbeta) && is_finite(dgamma)};
     } else if (by.of_batch) {
-      both = detail::exact::sum_gradients<A>(x, dy, c, s, dz);
+      both = exact::sum_gradients<A>(x, dy, c, s, dz);
     }
-    const double gamma = both.finite ? affine.gamma_of(c) : detail::not_a_number<double>();
-    const auto count = static_cast<detail::Wide<A>>(n);
-    detail::exact::input_gradient<A>(x, dy, call.v.out, c, s, detail::wide<A>(gamma),
-                                     both.dbeta / count, both.dgamma / count, dz);
+    const double gamma = both.finite ? affine.gamma_of(c) : not_a_number<double>();
+    const auto count = static_cast<Wide<A>>(n);
+    exact::input_gradient<A>(x, dy, call.v.out, c, s, wide<A>(gamma), both.dbeta / count,
+                             both.dgamma / count, dz);
   });
 }
 

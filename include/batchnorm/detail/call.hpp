@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "batchnorm/detail/exact.hpp"
@@ -10,7 +12,7 @@
 // The arguments of functional.hpp, and what its functions need for one call.
 namespace batchnorm::functional {
 
-using detail::Index, detail::Step, detail::View;
+using namespace detail;  // the sweep, the formulas and exact::
 
 // Arguments. --------------------------------------------------------------------------------------
 
@@ -45,37 +47,34 @@ struct GradientSums {
 /// One channel's y = gamma * (x - mean) / sqrt(var_eps) + beta, where var_eps is var + eps.
 struct ChannelMap {
   double mean, var_eps, gamma, beta;
-  [[nodiscard]] double inv_std() const { return detail::inv_std_of(var_eps, 0); }
+  [[nodiscard]] double inv_std() const { return inv_std_of(var_eps, 0); }
 };
 /// A line of the cache.
-struct alignas(detail::line_bytes) Line {
-  char bytes[detail::line_bytes];
+struct alignas(line_bytes) Line {
+  char bytes[line_bytes];
 };
 /// Memory for numbers per channel. It grows in the first calls, so that later ones allocate
 /// nothing.
 using Workspace = std::vector<Line>;
 struct Resources {
-  const detail::Workers& workers;
+  const Workers& workers;
   Workspace& workspace;
 };
 
 // Steps, for channels [c0, c1). -------------------------------------------------------------------
 
 /// y = (x - mean) * scale + shift, (C) each, for the loops. A channel with numbers beyond the range
-/// of A is set aside: the loops only copy it, or write NaN if its statistics are not finite. The
-/// slow path does the rest.
+/// of A does not fit: the loops only copy it, and the slow path computes it. If its statistics are
+/// not finite, the loops write NaN.
 template <class A>
 struct MapCoefficients {
   A *mean, *scale, *shift;
-  char* is_beyond;
+  std::int64_t* fits;  // 0: the slow path computes the channel
 
-  void set_none_aside(Index c0, Index c1) const {
-    for (Index c = c0; c < c1; ++c) is_beyond[c] = false;
-  }
   void set_aside(Index c, bool finite) const {
     mean[c] = shift[c] = 0;
-    scale[c] = finite ? A(1) : detail::not_a_number<A>();
-    is_beyond[c] = finite;
+    scale[c] = finite ? A(1) : not_a_number<A>();
+    fits[c] = !finite;
   }
   [[nodiscard]] Step step(const View& from, const View& to) const {
     return {from.elements->normalize, sizeof(A), {mean, scale, shift}, {{from, {}}, to}};
@@ -85,22 +84,23 @@ struct MapCoefficients {
 /// A call of functional.hpp: its operands, how they are cut, and its numbers per channel.
 template <class A>
 struct Call {
-  detail::Operands v;
-  detail::Plan plan;
+  Operands v;
+  Plan plan;
   double n;  // values per channel
-  detail::SlabSums sums;
-  double* v0;
-  MapCoefficients<A> k;
-  A *inv_std, *mean_dy, *slope;
+  SlabSums sums;
+  double* v0;            // (C) of Moments: one value of each channel
+  MapCoefficients<A> k;  // (C) of Normalize; InputGradient has mean, scale and shift too
+  A* inv_std;            // (C) of Gradients, enlarged
+  A *mean_dy, *slope;    // (C) of InputGradient alone
 
-  Call(const detail::Operands& operands, bool twice, Workspace& memory)
-      : v(operands), plan(detail::plan_for(v, twice)), n(static_cast<double>(v.in[0].count())) {
+  Call(const Operands& operands, bool twice, Workspace& memory)
+      : v(operands), plan(plan_for(v, twice)), n(static_cast<double>(v.in[0].count())) {
     const auto lines = [&](std::size_t bytes) {  // for one number per channel
       return (static_cast<std::size_t>(plan.channels) * bytes + sizeof(Line) - 1) / sizeof(Line);
     };
     const std::size_t of_double = lines(sizeof(double)), of_a = lines(sizeof(A));
     const std::size_t slabs = static_cast<std::size_t>(plan.slabs);
-    const std::size_t all = (1 + 2 * slabs) * of_double + 6 * of_a + lines(1);
+    const std::size_t all = (2 + 2 * slabs) * of_double + 6 * of_a;
     if (memory.size() < all) memory.resize(all);
     Line* next = memory.data();
     const auto take = [&next](auto*& numbers, std::size_t count) {
@@ -112,7 +112,7 @@ struct Call {
     for (A** const numbers : {&k.mean, &k.scale, &k.shift, &inv_std, &mean_dy, &slope}) {
       take(*numbers, of_a);
     }
-    take(k.is_beyond, lines(1));
+    take(k.fits, of_double);
   }
 };
 
@@ -121,16 +121,6 @@ struct Call {
 template <class F, class... N>
 void for_channels(Index c0, Index c1, const F& f, N* __restrict... arrays) {
   for (Index c = c0; c < c1; ++c) f(arrays[c]...);
-}
-/// Calls f(c) for the channels for which holds(numbers of channel c), an integer, is 0. They are
-/// rare: a loop without branches finds out whether there are any.
-template <class Holds, class F, class... N>
-void for_channels_but(Index c0, Index c1, const Holds& holds, const F& f, const N*... arrays) {
-  decltype(holds(*arrays...)) exceptions = 0;
-  for (Index c = c0; c < c1; ++c) exceptions += holds(arrays[c]...) == 0;
-  for (Index c = c0; c < c1 && exceptions != 0; ++c) {
-    if (!holds(arrays[c]...)) f(c);
-  }
 }
 
 }  // namespace batchnorm::functional

@@ -99,10 +99,39 @@ struct Core {
   /// measures x into `batch`, unless that is null; write_dx(by, sums) writes sums and dx. The
   /// caller of forward_by holds an Entered.
   template <class WriteY>
-  void forward_by(const Where&, const Shape&, const View& x, bool overwrites, const WriteY&);
+  void forward_by(const Where& where, const Shape& shape, const View& x, bool overwrites,
+                  const WriteY& write_y) {
+    next.count = x.count();
+    next.batch_statistics = is_by_batch(options, training, next.count, where);
+    next.overwritten = overwrites && x.size() > 0;
+    next.shape = shape;
+    const functional::Statistics batch{next.mean.data(), next.var.data(), next.inv_std.data()};
+    if (!next.batch_statistics) {
+      settle(where, next);
+      if (next.count > 0) write_y(nullptr);
+    } else if (next.count == 0) {
+      next.mean = next.var = next.inv_std.setZero();
+    } else if (options.non_finite == NonFinite::reject) {
+      functional::measure<Param>(x, options.eps, batch, resources());
+      check_finite(where, next);
+      write_y(nullptr);
+    } else {
+      write_y(&batch);
+    }
+    track(next);
+    std::swap(saved, next);
+  }
   template <class WriteDx>
-  void backward_by(const Where&, const Saved&, const Shape&, const View& x, const View& dy,
-                   const View& dx, const WriteDx&);
+  void backward_by(const Where& where, const Saved& by, const Shape& shape, const View& x,
+                   const View& dy, const View& dx, const WriteDx& write_dx) {
+    const Entered entered(in_use, where);
+    check_saved(where, by, shape);
+    if (x.size() == 0) return;
+    check_dx(where, x, dy, dx);
+    const functional::GradientSums sums{dbeta.data(), dgamma.data()};
+    write_dx(normalizer(by), sums);
+    accumulate(sums.dbeta, sums.dgamma);
+  }
   void infer(const Where&, const View& x, const View& y) const;
   [[nodiscard]] ChannelAffine<Param> folded(const Where&) const;
   /// Throws std::logic_error if the layer was moved from or a vector has another length than C.
@@ -157,6 +186,8 @@ struct Core {
   }
 };
 
+// Members that are defined out here are compiled by batchnorm::compiled, where a program links it.
+
 template <class Param>
 Core<Param>::Core(Index channels, const Options& o, const Where& where)
     : num_features(channels), options(o) {
@@ -184,30 +215,6 @@ void Core<Param>::forward_entered(const Where& where, const Shape& shape, const 
   });
 }
 template <class Param>
-template <class WriteY>
-void Core<Param>::forward_by(const Where& where, const Shape& shape, const View& x, bool overwrites,
-                             const WriteY& write_y) {
-  next.count = x.count();
-  next.batch_statistics = is_by_batch(options, training, next.count, where);
-  next.overwritten = overwrites && x.size() > 0;
-  next.shape = shape;
-  const functional::Statistics batch{next.mean.data(), next.var.data(), next.inv_std.data()};
-  if (!next.batch_statistics) {
-    settle(where, next);
-    if (next.count > 0) write_y(nullptr);
-  } else if (next.count == 0) {
-    next.mean = next.var = next.inv_std.setZero();
-  } else if (options.non_finite == NonFinite::reject) {
-    functional::measure<Param>(x, options.eps, batch, resources());
-    check_finite(where, next);
-    write_y(nullptr);
-  } else {
-    write_y(&batch);
-  }
-  track(next);
-  std::swap(saved, next);
-}
-template <class Param>
 void Core<Param>::backward(const Where& where, const Saved& by, const Shape& shape, const View& x,
                            const View& dy, const View& dx) {
   const auto write_dx = [&](const functional::Normalizer& given,
@@ -216,20 +223,6 @@ void Core<Param>::backward(const Where& where, const Saved& by, const Shape& sha
   };
   backward_by(where, by, shape, x, dy, dx, write_dx);
 }
-template <class Param>
-template <class WriteDx>
-void Core<Param>::backward_by(const Where& where, const Saved& by, const Shape& shape,
-                              const View& x, const View& dy, const View& dx,
-                              const WriteDx& write_dx) {
-  const Entered entered(in_use, where);
-  check_saved(where, by, shape);
-  if (x.size() == 0) return;
-  check_dx(where, x, dy, dx);
-  const functional::GradientSums sums{dbeta.data(), dgamma.data()};
-  write_dx(normalizer(by), sums);
-  accumulate(sums.dbeta, sums.dgamma);
-}
-
 template <class Param>
 void Core<Param>::infer(const Where& where, const View& x, const View& y) const {
   check_tracked(where);

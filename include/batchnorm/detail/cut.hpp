@@ -55,7 +55,7 @@ inline constexpr Index copies_bytes = 4096;
 
 inline void cut_columns(const Operands& v, Plan& plan) {
   constexpr Index most_columns = 1024;    // whose numbers stay in the first-level cache
-  constexpr Index most_in_memory = 2048;  // where values come from memory, long rows count for more
+  constexpr Index most_in_memory = 2048;  // of values from memory, which delivers long rows faster
   constexpr Index least_columns = 512;    // of a block, if the tensor has so many
   const Index most_copies = copies_bytes / v.in[0].elements->number_bytes;
   const Index most = plan.inner > 1     ? most_copies
@@ -97,7 +97,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
 [[nodiscard]] inline bool are_columns(const Operands& v, bool twice) {
   constexpr Index longest_summed = 224;      // values
   constexpr Index longest_mapped = 320;      // bytes
-  constexpr Index short_run_for_a_row = 16;  // values for each row
+  constexpr Index short_run_for_a_row = 16;  // values of a run, at most, for each row that there is
   const View& x = v.in[0];
   const Index longest = twice ? longest_summed : longest_mapped / x.elements->bytes;
   return x.inner <= (std::min)(short_run_for_a_row * x.outer, longest) &&

@@ -28,7 +28,7 @@ template <class T>
 void write_element(void* to, double v) {
   T element = static_cast<T>(static_cast<ParamOf<T>>(v));
   if constexpr (sizeof(T) == 2) {
-    if (is_nan(v)) element = Eigen::numext::bit_cast<T>(std::uint16_t{0x7fff});
+    if (is_nan(v)) element = bit_cast<T>(std::uint16_t{0x7fff});
   }
   *static_cast<T*>(to) = element;
 }

@@ -13,6 +13,16 @@
 #endif
 namespace batchnorm::detail {
 
+/// What the loops must know of a formula: does it sum, or map? How many inputs and coefficients has
+/// it? In which type is it computed, for parameters of type A?
+template <bool sums, int number_of_inputs, int number_of_coefficients>
+struct FormulaOf {
+  static constexpr bool is_sum = sums;
+  static constexpr int inputs = number_of_inputs, coefficients = number_of_coefficients;
+  template <class A>
+  using Number = A;
+};
+
 /// What one value adds to two sums: first, and first * factor.
 template <class V>
 struct Terms {
@@ -21,10 +31,8 @@ struct Terms {
 
 /// d and d^2 with d = x - v0, where v0 is one of the channel's values. In double for every type of
 /// x: where gamma is large, the mean must be far more accurate than a float.
-struct Moments {
-  static constexpr bool is_sum = true;
-  static constexpr int inputs = 1, coefficients = 1;
-  template <class A>
+struct Moments : FormulaOf<true, 1, 1> {
+  template <class>
   using Number = double;
 
   template <class V>
@@ -36,12 +44,7 @@ struct Moments {
 };
 
 /// dy and dy * x_hat with x_hat = (x - mean) * inv_std
-struct Gradients {
-  static constexpr bool is_sum = true;
-  static constexpr int inputs = 2, coefficients = 2;
-  template <class A>
-  using Number = A;
-
+struct Gradients : FormulaOf<true, 2, 2> {
   template <class V>
   static BATCHNORM_INLINE void of(const V& x, const V& dy, const V& mean, const V& inv_std,
                                   Terms<V>& sums) {
@@ -52,12 +55,7 @@ struct Gradients {
 };
 
 /// y = (x - mean) * scale + shift
-struct Normalize {
-  static constexpr bool is_sum = false;
-  static constexpr int inputs = 1, coefficients = 3;
-  template <class A>
-  using Number = A;
-
+struct Normalize : FormulaOf<false, 1, 3> {
   template <class V>
   static BATCHNORM_INLINE void of(const V& x, const V& mean, const V& scale, const V& shift, V& y) {
     y = (x - mean) * scale + shift;
@@ -65,12 +63,7 @@ struct Normalize {
 };
 
 /// dx = (dy - mean_dy) * scale + ((x - mean) * slope + shift)
-struct InputGradient {
-  static constexpr bool is_sum = false;
-  static constexpr int inputs = 2, coefficients = 5;
-  template <class A>
-  using Number = A;
-
+struct InputGradient : FormulaOf<false, 2, 5> {
   template <class V>
   static BATCHNORM_INLINE void of(const V& x, const V& dy, const V& mean, const V& scale,
                                   const V& shift, const V& mean_dy, const V& slope, V& dx) {

@@ -31,7 +31,8 @@ template <class Vector>
 struct RunningStatistics {
   using Param = typename Vector::Scalar;
   Vector mean, var;          // (C) each
-  std::int64_t batches = 0;  // accepted training batches
+  std::int64_t batches = 0;  // accepted training batches; a user may set any number
+  std::int64_t counted = 0;  // what batches was after the last of them
   // (C, 2) how many of them did not move a channel's mean, and its variance.
   Eigen::Array<std::int64_t, Vector::RowsAtCompileTime, 2> skipped;
 
@@ -40,21 +41,21 @@ struct RunningStatistics {
     reset();
   }
   /// Mean 0, variance 1, no batches. Lengths stay as they are.
-  void reset() { mean.setZero(), var.setOnes(), skipped.setZero(), batches = 0; }
+  void reset() { mean.setZero(), var.setOnes(), skipped.setZero(), batches = counted = 0; }
 
   /// Takes in a batch of n values per channel, batch_var (C) its population variance.
   void take(const double* batch_mean, const double* batch_var, Index n, const Options& options) {
     const bool unbiased = options.running_variance == VarianceEstimate::unbiased;
     const double correction = unbiased ? static_cast<double>(n) / static_cast<double>(n - 1) : 1;
     const Momentum m = options.momentum;
-    batches = std::max<std::int64_t>(batches, 0);  // a user may have set any number
+    batches = std::max<std::int64_t>(batches, 0);
+    if (batches < counted) skipped = (skipped.min)(batches);
     if (const double w = m.weight_of_new(); w > 0 && n > 1 && are_ordinary(batch_mean, batch_var)) {
       for (Index c = 0; c < mean.size(); ++c) {
         mean.data()[c] = static_cast<Param>(moved(mean.data()[c], batch_mean[c], w));
         var.data()[c] = static_cast<Param>(moved(var.data()[c], batch_var[c] * correction, w));
       }
     } else {
-      skipped = (skipped.min)(batches);
       for (Index c = 0; c < mean.size(); ++c) {
         const bool finite = is_finite(batch_mean[c]) && !is_nan(batch_var[c]);  // the values
         const bool skip = !finite && options.non_finite == NonFinite::skip_update;
@@ -64,7 +65,7 @@ struct RunningStatistics {
         skipped(c, 0) += skip, skipped(c, 1) += skip_var;
       }
     }
-    ++batches;
+    counted = ++batches;
   }
 
  private:

@@ -223,7 +223,7 @@ BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to,
   std::uint16_t halves[count];
   write<float, count>(v, floats);
   for (std::size_t l = 0; l < count; ++l)
-    halves[l] = bits_as<std::uint16_t>(Eigen::half(floats[l]));
+    halves[l] = bit_cast<std::uint16_t>(Eigen::half(floats[l]));
   read<std::uint16_t, count>(halves, to);
 }
 

@@ -294,7 +294,7 @@ BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to,
     return;
   }
 #endif
-  for (std::size_t l = 0; l < count; ++l) to[l] = bits_as<std::uint16_t>(Eigen::half(v[l]));
+  for (std::size_t l = 0; l < count; ++l) to[l] = bit_cast<std::uint16_t>(Eigen::half(v[l]));
 }
 
 }  // namespace batchnorm::detail

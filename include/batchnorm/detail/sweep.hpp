@@ -8,6 +8,14 @@
 #include "batchnorm/detail/workers.hpp"
 
 // How a formula's loops go over the parts of a tensor, on several threads.
+//
+//   group   some channels. by_groups sums the values of a group, settles its coefficients, and maps
+//           its values while they are still in the cache.
+//   slab    a share of a group's blocks, with sums of its own, so that threads can share a group
+//   part    one slab of one group: a task
+//   block   what one call of a loop takes, see loops.hpp: rows of values
+//             runs      row c is a run of channel c; a long run is cut into pieces
+//             columns   row o is sample o of all channels; `fold` short samples make one row
 namespace batchnorm::detail {
 
 /// A formula over tensors: its loops, its coefficients, and what it reads and writes. A coefficient
@@ -30,10 +38,12 @@ struct SlabSums {
   [[nodiscard]] Sums of(Index slab) const {
     return {{first + 2 * slab * stride, first + (2 * slab + 1) * stride}};
   }
-  void add_slabs(const Plan& plan, Index c0, Index c1) const {
+  /// The sums of channels [c0, c1) over all slabs, which it adds to those of the first.
+  [[nodiscard]] Sums total(const Plan& plan, Index c0, Index c1) const {
     for (Index k = 2; k < 2 * plan.slabs; ++k) {
       add_to(first + k % 2 * stride + c0, first + k * stride + c0, c1 - c0);
     }
+    return of(0);
   }
 };
 
@@ -125,12 +135,10 @@ struct Columns {
   /// The step with coefficients for columns: copies where they are needed.
   [[nodiscard]] Step by_column(const Step& step, char* copies) const {
     Step by = step;
-    for (int k = 0; k < most_coefficients && step.coefficients[k]; ++k) {
+    for (int k = 0; k < most_coefficients && step.coefficients[k] && !are_channels(); ++k) {
       const void* const numbers = step.coefficients[k];
-      const Index start = c0 * step.number_bytes;
-      by.coefficients[k] = are_channels() ? static_cast<const char*>(numbers) + start : copies;
-      if (are_channels()) continue;
       step.number_bytes == 4 ? copy<float>(numbers, copies) : copy<double>(numbers, copies);
+      by.coefficients[k] = copies;
       copies += divided_up(width * step.number_bytes, line_bytes) * line_bytes;
     }
     return by;
@@ -155,7 +163,8 @@ inline void over_columns(const Plan& plan, const Part& part, const Columns& colu
                          const Step& step, const Sums& sums) {
   constexpr Index prefetched = 4096;  // values, and at least four rows, ahead of the ones at work
   const auto over_rows = [&](Index b0, Index b1, Index width) {
-    Block block = block_at(step, b0 * plan.fold, columns.c0, 0, 0, sums);
+    const Index k0 = columns.are_channels() ? columns.c0 : 0;
+    Block block = block_at(step, b0 * plan.fold, columns.c0, 0, k0, sums);
     block.rows = b1 - b0;
     block.width = width;
     for (int j = 0; j < 2; ++j) block.in_step[j] = step.v.in[j].outer_stride * plan.fold;
@@ -191,15 +200,15 @@ inline void map_columns(const Plan& plan, const Part& part, const Step& step) {
 
 // Both shapes, all parts. -------------------------------------------------------------------------
 
-/// Sets both sums of a part's channels.
-inline void sum(const Plan& plan, const Part& part, const Step& step, const SlabSums& sums) {
-  plan.in_columns ? sum_columns(plan, part, step, sums.of(part.s))
-                  : sum_runs(plan, part, step, sums.of(part.s));
-}
-/// Writes a part's results.
-inline void map(const Plan& plan, const Part& part, const Step& step) {
-  plan.in_columns ? map_columns(plan, part, step)
-                  : over_runs(plan, part, part.c0, part.c1, step, {});
+/// Runs a step on a part: sets both sums of the part's channels, or writes the part's results.
+inline void run(const Plan& plan, const Part& part, const Step& step, const SlabSums& sums) {
+  if (step.v.out.data) {
+    plan.in_columns ? map_columns(plan, part, step)
+                    : over_runs(plan, part, part.c0, part.c1, step, {});
+  } else {
+    plan.in_columns ? sum_columns(plan, part, step, sums.of(part.s))
+                    : sum_runs(plan, part, step, sums.of(part.s));
+  }
 }
 
 /// How many threads a call is worth: handing tasks over takes some microseconds.
@@ -208,22 +217,11 @@ inline void map(const Plan& plan, const Part& part, const Step& step) {
   if (plan.values < worth_helpers) return 1;
   return static_cast<int>(std::min<Index>(plan.values / of_a_thread, workers.count()));
 }
-/// Calls f(part) for all parts, on several threads.
-inline void each_part(const Plan& plan, const Workers& workers, const FunctionRef<const Part&>& f) {
+/// Runs a step on all parts, on several threads.
+inline void run_all(const Plan& plan, const Workers& workers, const Step& step,
+                    const SlabSums& sums = {}) {
   workers.run(threads_for(plan, workers), plan.groups * plan.slabs,
-              [&](Index t) { f(plan.part(t / plan.slabs, t % plan.slabs)); });
-}
-inline void sum_parts(const Plan& plan, const Workers& workers, const Step& step,
-                      const SlabSums& sums) {
-  each_part(plan, workers, [&](const Part& part) { sum(plan, part, step, sums); });
-}
-inline void sum_all(const Plan& plan, const Workers& workers, const Step& step,
-                    const SlabSums& sums) {
-  sum_parts(plan, workers, step, sums);
-  sums.add_slabs(plan, 0, plan.channels);
-}
-inline void map_all(const Plan& plan, const Workers& workers, const Step& step) {
-  each_part(plan, workers, [&](const Part& part) { map(plan, part, step); });
+              [&](Index t) { run(plan, plan.part(t / plan.slabs, t % plan.slabs), step, sums); });
 }
 
 /// How many channels a thread sums, settles and maps before it takes the next ones. Where groups
@@ -253,20 +251,16 @@ inline void by_groups(const Plan& plan, const Workers& workers, const Step& sum_
                       const SlabSums& sums, const FunctionRef<Index, Index>& settle,
                       const Step& map_step) {
   constexpr Index settled_at_once = 256;  // channels
-  const auto settle_sums = [&](Index c0, Index c1) {
-    sums.add_slabs(plan, c0, c1);
-    settle(c0, c1);
-  };
   const Index of_task = channels_of_task(plan, threads_for(plan, workers));
   if (of_task == 0) {
-    sum_parts(plan, workers, sum_step, sums);
-    each_range(plan, workers, settled_at_once, settle_sums);
-    return map_all(plan, workers, map_step);
+    run_all(plan, workers, sum_step, sums);
+    each_range(plan, workers, settled_at_once, settle);
+    return run_all(plan, workers, map_step);
   }
   each_range(plan, workers, of_task, [&](Index c0, Index c1) {
-    for (Index s = 0; s < plan.slabs; ++s) sum(plan, plan.part_of(c0, c1, s), sum_step, sums);
-    settle_sums(c0, c1);
-    for (Index s = 0; s < plan.slabs; ++s) map(plan, plan.part_of(c0, c1, s), map_step);
+    for (Index s = 0; s < plan.slabs; ++s) run(plan, plan.part_of(c0, c1, s), sum_step, sums);
+    settle(c0, c1);
+    for (Index s = 0; s < plan.slabs; ++s) run(plan, plan.part_of(c0, c1, s), map_step, {});
   });
 }
 

@@ -31,13 +31,6 @@ BATCHNORM_INLINE void activate(const V& z, const V& v, const V& slope, V& result
   if constexpr (is_leaky) result = z <= V{} ? v * slope : v;
   if constexpr (!is_leaky && !std::is_same_v<Act, Identity>) result = z <= V{} ? V{} : result;
 }
-template <bool sums, int number_of_inputs, int number_of_coefficients>
-struct FormulaOf {
-  static constexpr bool is_sum = sums;
-  static constexpr int inputs = number_of_inputs, coefficients = number_of_coefficients;
-  template <class A>
-  using Number = A;
-};
 /// y = act(z) or act(z + r), with z = (x - mean) * scale + shift
 template <class Act, bool with_r>
 struct ActOfZ : FormulaOf<false, with_r ? 2 : 1, 4> {
@@ -90,7 +83,7 @@ template <class Formula, class T, class... A>
 template <class T, class Act, class A>
 void map_dz(Operands v, const A* slopes, const Workers& workers) {
   const Plan plan = plan_for(v, false);
-  map_all(plan, workers, step_of<DzOfY<Act>, T>(v, slopes));
+  run_all(plan, workers, step_of<DzOfY<Act>, T>(v, slopes));
 }
 /// y from v: x, r or an empty view, and y. y may be x if act is Identity or LeakyRelu: channels
 /// that are set aside have a slope of 1, by which the loops copy them. Core::forward_by gives
@@ -109,13 +102,13 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
   const auto settle = [&](Index c0, Index c1) {
     if (batch) finish_moments(call, c0, c1, core.options.eps, *batch);
     prepare_normalize(call, c0, c1, by, affine);
-    for (Index c = c0; c < c1; ++c) call.slope[c] = k.is_beyond[c] ? A(1) : slopes[c];
+    for (Index c = c0; c < c1; ++c) call.slope[c] = k.fits[c] ? slopes[c] : A(1);
   };
   if (batch) {
     by_groups(call.plan, core.workers, moments_step(call), call.sums, settle, map);
   } else {
     settle(0, call.plan.channels);
-    map_all(call.plan, core.workers, map);
+    run_all(call.plan, core.workers, map);
   }
   normalize_beyond(call, by, affine, [&](Index o, Index c, Index i, auto z) {
     decltype(z) y, with_r = call.v.in[1].data ? z + call.v.in[1].value(o, c, i) : z;
@@ -130,7 +123,7 @@ void prepare_z(const Call<A>& call, const Normalizer& by, const Affine<A>& affin
   prepare_normalize(call, 0, call.plan.channels, by, affine);
   static_cast<void>(gradients_step(call, by));  // sets mean and inv_std
   for (Index c = 0; c < call.plan.channels; ++c) {
-    if (by.is_finite(c) && !call.k.is_beyond[c]) continue;
+    if (by.is_finite(c) && call.k.fits[c]) continue;
     call.k.shift[c] = not_a_number<A>();
     call.inv_std[c] = (std::numeric_limits<A>::max)();
   }
@@ -140,7 +133,7 @@ void prepare_z(const Call<A>& call, const Normalizer& by, const Affine<A>& affin
 template <class A>
 void finish_z(const Call<A>& call, Index c0, Index c1, const Normalizer& by, A* z_shift) {
   for (Index c = c0; c < c1; ++c) {
-    if (call.k.is_beyond[c] || (is_nan(static_cast<double>(z_shift[c])) && by.is_finite(c))) {
+    if (!call.k.fits[c] || (is_nan(static_cast<double>(z_shift[c])) && by.is_finite(c))) {
       call.k.set_aside(c, true);
       call.mean_dy[c] = call.slope[c] = 0;
       z_shift[c] = not_a_number<A>();

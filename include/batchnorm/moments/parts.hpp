@@ -62,8 +62,9 @@ void normalize(Core<Param>& core, const Saved& by, const View& x, const View& y)
   functional::normalize<Param>(x, given, core.affine(), y, core.resources());
 }
 
-/// (C, 2): dbeta and dgamma of a part or of the whole batch. The sums of parts add up.
-using GradientSums = Eigen::ArrayX2d;
+/// (C, 2): dbeta and dgamma of a part or of the whole batch. The sums of parts add up. Column-major
+/// in programs with EIGEN_DEFAULT_TO_ROW_MAJOR too.
+using GradientSums = Eigen::Array<double, Eigen::Dynamic, 2, Eigen::ColMajor>;
 template <class Param>
 [[nodiscard]] GradientSums gradient_sums(Core<Param>& core, const Saved& by, const View& x,
                                          const View& dy) {
