@@ -124,7 +124,8 @@ struct ChannelAffine {
     }
     return scale.size();
   }
-  /// The scale stands for gamma, and var_eps is 1; or NaN, so that y is, if the scale is not finite.
+  /// The scale stands for gamma, and var_eps is 1; or NaN, so that y is, if the scale is not
+  /// finite.
   [[nodiscard]] functional::ChannelMap map_of(Eigen::Index c) const {
     const auto in_double = [c](const auto& v) { return static_cast<double>(v[c]); };
     const double one = detail::is_finite(in_double(scale)) ? 1 : detail::not_a_number<double>();

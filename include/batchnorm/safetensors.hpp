@@ -28,7 +28,8 @@
 //   "population",  and, unless they are the defaults: channel_axis, single_value, non_finite
 // Files that Python wrote seldom have such metadata: there the caller must state the options, as in
 // layer(prefix, Options::pytorch()). If both have eps, momentum and running_variance, these must
-// agree. Whether there is a gamma and a beta, the file says. A layer from a file is in training mode.
+// agree. Whether there is a gamma and a beta, the file says. A layer from a file is in training
+// mode.
 //
 // Errors are std::invalid_argument, which names the file and what is wrong with it,
 // and std::runtime_error if the file cannot be read or written. An entry that nobody asks for is no

@@ -172,8 +172,8 @@ void load_state(const StateSource& from, BatchNorm<Scalar, spatial>& bn, const S
 }  // namespace detail
 
 /// The layer's state, under names that start with `prefix`. It leaves out what options switch off;
-/// only PyTorch's names have a counter. Throws std::logic_error if a vector of the layer has another
-/// length than C or the layer was moved from.
+/// only PyTorch's names have a counter. Throws std::logic_error if a vector of the layer has
+/// another length than C or the layer was moved from.
 template <class Scalar, int spatial>
 [[nodiscard]] StateDict state_dict(const BatchNorm<Scalar, spatial>& bn,
                                    const std::string& prefix = "", Names names = Names::pytorch) {
@@ -191,10 +191,10 @@ template <class Scalar, int spatial>
 }
 
 /// Gives the layer the state whose names start with `prefix`, in PyTorch's, Keras's or Flax's
-/// names. Entries without the prefix are ignored, and so are, by SwitchedOff::ignore, those that the
-/// layer's options switch off. A missing counter is 0. Throws std::invalid_argument, which names the
-/// entry, if an entry is missing, unknown, switched off, of wrong length or not finite, or if a
-/// variance or the counter is negative. Then the layer does not change.
+/// names. Entries without the prefix are ignored, and so are, by SwitchedOff::ignore, those that
+/// the layer's options switch off. A missing counter is 0. Throws std::invalid_argument, which
+/// names the entry, if an entry is missing, unknown, switched off, of wrong length or not finite,
+/// or if a variance or the counter is negative. Then the layer does not change.
 template <class Scalar, int spatial>
 void load_state_dict(BatchNorm<Scalar, spatial>& bn, const StateDict& state,
                      const std::string& prefix = "", SwitchedOff off = SwitchedOff::reject) {

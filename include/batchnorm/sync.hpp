@@ -92,8 +92,8 @@ void backward_together(Part&&... parts) {
 ///
 /// All ranks make the same calls in the same mode, with layers of the same number of channels. If
 /// the arguments of one rank are wrong, every rank throws the same error, and its text names the
-/// rank. In eval mode, where ranks do not communicate, that rank alone throws. Errors of the batch (a
-/// single value per channel, values that are not finite) are judged over all ranks. A call that
+/// rank. In eval mode, where ranks do not communicate, that rank alone throws. Errors of the batch
+/// (a single value per channel, values that are not finite) are judged over all ranks. A call that
 /// throws changes nothing on any rank. The layer and the communicator must outlive this object and
 /// stay in place.
 template <class Scalar, int spatial>

@@ -245,8 +245,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
   }
   /// A row that is shorter than a vector, or whose values are prefetched or written past the
   /// caches. Only whole lines are written past the caches: processors need several times as long
-  /// for a line that is partly written past them and partly not. On 32-bit x86, doubles need not lie
-  /// at multiples of 8: then no values make up a whole line.
+  /// for a line that is partly written past them and partly not. On 32-bit x86, doubles need not
+  /// lie at multiples of 8: then no values make up a whole line.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_in_memory(const Block& b, Index r, Coefficients& k, T* out) {
     constexpr std::uintptr_t line = line_bytes / sizeof(T);

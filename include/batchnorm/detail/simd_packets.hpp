@@ -10,8 +10,8 @@
 #include "batchnorm/detail/formulas.hpp"
 #include "batchnorm/detail/scalar.hpp"
 
-// simd.hpp by Eigen's packets, for compilers without GCC's vector types. Eigen chooses the packets by
-// the flags of the program, as /arch:AVX2. Where it has no packet, a vector is an array.
+// simd.hpp by Eigen's packets, for compilers without GCC's vector types. Eigen chooses the packets
+// by the flags of the program, as /arch:AVX2. Where it has no packet, a vector is an array.
 #define BATCHNORM_WIDE
 #if defined(__SSE2__) || defined(_M_X64)
 #define BATCHNORM_X86

@@ -22,9 +22,9 @@ namespace batchnorm {
 ///   z = act^-1(y)     x_hat = (z - beta) / gamma     dz = act'(z) * dy
 ///   dx = gamma * inv_std * (dz - dbeta / n - x_hat * dgamma / n)
 ///
-/// Where there is an activation, backward overwrites y with z: to call it again, give it y again. dx
-/// may be dy. gamma and beta may change between the two calls: x_hat is computed with those of the
-/// forward.
+/// Where there is an activation, backward overwrites y with z: to call it again, give it y again.
+/// dx may be dy. gamma and beta may change between the two calls: x_hat is computed with those of
+/// the forward.
 ///
 /// y was rounded once, by u * |y|. So x_hat has an error of u * (|x_hat| + |beta / gamma|). forward
 /// throws std::domain_error, before x is overwritten, where few digits of x_hat or dx would be

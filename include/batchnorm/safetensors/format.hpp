@@ -59,7 +59,7 @@ struct InFile {
   return "shape [" + text + "]";
 }
 
-// Unsigned numbers as the little-endian bytes of files, on any machine. -----------------------------
+// Unsigned numbers as the little-endian bytes of files, on any machine. ---------------------------
 
 template <class Bits>
 void put_bytes(Bits bits, char* to) {
@@ -82,7 +82,7 @@ using UnsignedOf = std::conditional_t<
 /// Numbers are read and written this many bytes at a time. It is a multiple of every element.
 inline constexpr std::size_t piece_bytes = 1 << 16;
 
-// Dtypes. ------------------------------------------------------------------------------------------
+// Dtypes. ----------------------------------------------------------------------------------------
 
 template <class Scalar>
 inline constexpr bool is_written_scalar = is_supported_scalar<Scalar> ||

@@ -75,8 +75,8 @@ struct LayerEntries {
   return places;
 }
 
-/// Does an entry whose name starts with `place` belong to another layer? It does if the name goes on
-/// after another "." or "/", or is a longer prefix with a part's name: "bn_1_gamma" under "bn_".
+/// Does an entry whose name starts with `place` belong to another layer? It does if the name goes
+/// on after another "." or "/", or is a longer prefix with a part's name: "bn_1_gamma" under "bn_".
 [[nodiscard]] inline bool is_of_another_layer(const std::string& name, const std::string& place) {
   std::string prefix;
   return std::any_of(name.begin() + static_cast<std::ptrdiff_t>(place.size()), name.end(),

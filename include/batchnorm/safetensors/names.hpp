@@ -7,7 +7,8 @@
 
 #include "batchnorm/state.hpp"
 
-// How frameworks name the parts of a batch norm. An entry's name is a prefix and the name of a part:
+// How frameworks name the parts of a batch norm. An entry's name is a prefix and the name of a
+// part:
 //
 //   |             | gamma  | beta   | mean                | variance                |
 //   |-------------|--------|--------|---------------------|-------------------------|
@@ -20,8 +21,8 @@
 //   | MXNet Gluon | gamma  | beta   | running_mean        | running_var             |
 //   | Paddle      | weight | bias   | _mean               | _variance               |
 //
-// TF-Slim and Sonnet 1 have Keras's names. "/" counts as ".", a name may start with "~/" (Haiku) and
-// end with ":0" (TensorFlow).
+// TF-Slim and Sonnet 1 have Keras's names. "/" counts as ".", a name may start with "~/" (Haiku)
+// and end with ":0" (TensorFlow).
 namespace batchnorm::detail {
 
 /// What an entry is to a layer. The first four are in the order of state_names.

@@ -21,9 +21,9 @@
 
 namespace batchnorm::detail {
 
-/// A new file beside `path`, with the permissions of the old one, that finish() renames to it. So at
-/// any time there is either the whole old file or the whole new one. Without finish(), the new one
-/// is removed. A link stays, and the file that it leads to is replaced.
+/// A new file beside `path`, with the permissions of the old one, that finish() renames to it. So
+/// at any time there is either the whole old file or the whole new one. Without finish(), the new
+/// one is removed. A link stays, and the file that it leads to is replaced.
 class NewFile {
  public:
   explicit NewFile(const std::filesystem::path& path) : path_(path) {

@@ -122,8 +122,8 @@ class SafetensorsReader {
     detail::check_options_agree(in_, metadata(), prefix, bn.options());
     detail::load_state({in_.name()}, bn, found, prefix, off);
   }
-  /// The state of the layer under a prefix, for load_state_dict. Names that load_state_dict does not
-  /// know become PyTorch's.
+  /// The state of the layer under a prefix, for load_state_dict. Names that load_state_dict does
+  /// not know become PyTorch's.
   [[nodiscard]] StateDict state(const std::string& prefix = "");
 
  private:

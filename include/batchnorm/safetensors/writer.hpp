@@ -25,10 +25,10 @@ namespace batchnorm {
 
 /// Collects layers and tensors, and writes them to a file at once.
 ///
-/// A tensor with a name is not copied. The writer refers to its memory until write() returns, so the
-/// tensor must keep its size and its memory that long, and write() writes the values that it has
-/// then. The writer keeps temporaries and expressions itself: give it a tensor that does not live
-/// long enough by std::move(x). A layer's numbers are copied.
+/// A tensor with a name is not copied. The writer refers to its memory until write() returns, so
+/// the tensor must keep its size and its memory that long, and write() writes the values that it
+/// has then. The writer keeps temporaries and expressions itself: give it a tensor that does not
+/// live long enough by std::move(x). A layer's numbers are copied.
 class SafetensorsWriter {
  public:
   /// A layer's state, under names that start with `prefix`, and its options.
@@ -51,8 +51,8 @@ class SafetensorsWriter {
       metadata_[key] = value;
     return *this;
   }
-  /// A vector, matrix or tensor of any rank and storage order. A row or a column is a tensor of rank
-  /// 1. The elements are written in row-major order.
+  /// A vector, matrix or tensor of any rank and storage order. A row or a column is a tensor of
+  /// rank 1. The elements are written in row-major order.
   template <class X, class = std::enable_if_t<detail::is_tensor<detail::Bare<X>> ||
                                               detail::is_matrix<detail::Bare<X>>>>
   SafetensorsWriter& add(const std::string& name, X&& x) {
