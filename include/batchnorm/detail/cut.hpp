@@ -95,10 +95,11 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
 /// loops over many columns are faster. A map gains less, because it keeps the coefficients of a run
 /// in registers.
 [[nodiscard]] inline bool are_columns(const Operands& v, bool twice) {
-  constexpr Index longest_summed = 224;      // values
-  constexpr Index longest_mapped = 320;      // bytes
-  constexpr Index short_run_for_a_row = 16;  // values of a run, at most, for each row that there is
+  constexpr Index longest_summed = 224;  // values
+  constexpr Index longest_mapped = 320;  // bytes
   const View& x = v.in[0];
+  // Values of a run, at most, for each row that there is. Runs of whole vectors are fast too.
+  const Index short_run_for_a_row = x.inner % line_values == 0 ? 4 : 16;
   const Index longest = twice ? longest_summed : longest_mapped / x.elements->bytes;
   return x.inner <= (std::min)(short_run_for_a_row * x.outer, longest) &&
          v.all([](const View& u) { return u.channel_stride == u.inner; });
