@@ -40,7 +40,7 @@ void normalize(const View& x, const Normalizer& by, const Affine<A>& affine, con
   const Call<A> call({{x, {}}, y}, false, with.workspace);
   prepare_normalize(call, 0, x.channels, by, affine);
   run_all(call.plan, with.workers, call.k.step(call.v.in[0], call.v.out));
-  normalize_beyond(call, by, affine);
+  normalize_slowly(call, by, affine);
 }
 
 /// Measures x, then writes y by x's own statistics: group by group, to map x from the cache.
@@ -57,7 +57,7 @@ void forward(const View& x, double eps, const Affine<A>& affine, const Statistic
             moments_step(call), call.sums,           // sum d, sum d^2
             settle,                                  //
             call.k.step(call.v.in[0], call.v.out));  // y = (x - mean) * scale + shift
-  normalize_beyond(call, by, affine);
+  normalize_slowly(call, by, affine);
 }
 
 /// dbeta = sum dy,  dgamma = sum dy * x_hat, of the whole batch or of a part: parts add up.
@@ -76,7 +76,7 @@ void input_gradient(const View& x, const View& dy, const Normalizer& by, const A
   const Call<A> call({{x, dy}, dx}, false, with.workspace);
   prepare_input_gradient(call, 0, x.channels, by, affine, sums, n);
   run_all(call.plan, with.workers, input_gradient_step(call, by));
-  input_gradient_beyond(call, by, affine, &sums, n);
+  input_gradient_slowly(call, by, affine, &sums, n);
 }
 
 /// dbeta and dgamma, then dx, group by group.
@@ -92,7 +92,7 @@ void backward(const View& x, const View& dy, const Normalizer& by, const Affine<
             gradients_step(call, by), call.sums,  // sum dy, sum dy * x_hat
             settle,                               //
             input_gradient_step(call, by));       // dx
-  input_gradient_beyond(call, by, affine, nullptr, call.n);
+  input_gradient_slowly(call, by, affine, nullptr, call.n);
 }
 
 /// y by map_of(c), a ChannelMap for each channel, on the calling thread and without memory of its

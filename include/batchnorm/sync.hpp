@@ -197,7 +197,7 @@ class SyncBatchNorm {
         const auto of = all.col(r).array();
         moments.merge({Eigen::ArrayXd::Constant(c, of[0]), of.segment(1, c), of.tail(c)});
       }
-      by = detail::settled(sync.core(), in("forward"), detail::as_saved(moments));
+      by = detail::completed(sync.core(), in("forward"), detail::as_saved(moments));
     }
     void finish() {
       detail::normalize(sync.core(), by, in_x, out_y);

@@ -60,8 +60,8 @@ struct Argument<X, std::enable_if_t<is_tensor<X>>> {
   using InMemory = decltype(plain_of(std::declval<X*>()));
   static constexpr bool is_direct = !std::is_void_v<InMemory>;  // can it be read where it lies?
   using Plain = std::conditional_t<is_direct, InMemory, Evaluated>;
-  static constexpr bool settles = is_direct;  // does it settle the storage order of a call?
-  static constexpr bool is_fixed_size =       // does Plain hold its elements itself?
+  static constexpr bool fixes_order = is_direct;  // does it fix the storage order of a call?
+  static constexpr bool is_fixed_size =           // does Plain hold its elements itself?
       !std::is_same_v<typename Plain::Dimensions, typename Evaluated::Dimensions>;
 };
 template <class X>
@@ -72,7 +72,7 @@ struct Argument<X, std::enable_if_t<is_matrix<X>>> {
   using Evaluator = Eigen::internal::evaluator<decltype(dense_of(std::declval<X*>()))>;
   static constexpr bool is_direct =  // x(seqN(0, n, 2), all) of Eigen 3.4 has the first flag alone
       (Eigen::internal::traits<X>::Flags & Evaluator::Flags & Eigen::DirectAccessBit) != 0;
-  static constexpr bool settles = is_direct && !X::IsVectorAtCompileTime;  // vectors fit either
+  static constexpr bool fixes_order = is_direct && !X::IsVectorAtCompileTime;  // vectors fit either
   static constexpr bool is_fixed_size = Plain::MaxSizeAtCompileTime != Eigen::Dynamic;
 };
 
@@ -81,8 +81,8 @@ inline constexpr int mixed_orders = -1;
 /// differ, or x's if there are none. X... are the types of the arguments, the first is x's.
 template <class... X>
 [[nodiscard]] constexpr int common_order() {
-  constexpr bool row = ((Argument<X>::settles && Argument<X>::order == Eigen::RowMajor) || ...);
-  constexpr bool col = ((Argument<X>::settles && Argument<X>::order == Eigen::ColMajor) || ...);
+  constexpr bool row = ((Argument<X>::fixes_order && Argument<X>::order == Eigen::RowMajor) || ...);
+  constexpr bool col = ((Argument<X>::fixes_order && Argument<X>::order == Eigen::ColMajor) || ...);
   constexpr int orders[] = {Argument<X>::order...};
   return row && col ? mixed_orders : row ? Eigen::RowMajor : col ? Eigen::ColMajor : orders[0];
 }
@@ -182,7 +182,7 @@ struct Reads {
 };
 template <class X>
 Reads(const char*, const X&) -> Reads<X>;
-/// An argument that a call writes: Writes{"y", y}. Type is what settles the storage order.
+/// An argument that a call writes: Writes{"y", y}. Type is what fixes the storage order.
 template <class X>
 struct Writes {
   const char* name;

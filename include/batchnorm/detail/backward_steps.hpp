@@ -99,10 +99,10 @@ template <class A>
 /// dx of the channels that were set aside. `sums` are those of the whole batch, of which x may be a
 /// part; null if x is the whole batch.
 template <class A, class Dz = exact::Dy>
-void input_gradient_beyond(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
+void input_gradient_slowly(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
                            const GradientSums* sums, double n, const Dz& dz = {}) {
   const View &x = call.v.in[0], &dy = call.v.in[1];
-  for_beyond(call, by, [&](Index c, const exact::Statistics<A>& s) {
+  for_each_slow_channel(call, by, [&](Index c, const exact::Statistics<A>& s) {
     exact::GradientSums<A> both;
     if (by.of_batch && sums) {
       const double dbeta = sums->dbeta[c], dgamma = sums->dgamma[c];

@@ -107,7 +107,7 @@ struct Core {
     next.shape = shape;
     const functional::Statistics batch{next.mean.data(), next.var.data(), next.inv_std.data()};
     if (!next.batch_statistics) {
-      settle(where, next);
+      complete(where, next);
       if (next.count > 0) write_y(nullptr);
     } else if (next.count == 0) {
       next.mean = next.var = next.inv_std.setZero();
@@ -140,7 +140,7 @@ struct Core {
   void check_saved(const Where&, const Saved& by, const Shape&) const;
   /// Completes `by` from its count, mean and var, or from the running statistics if these
   /// normalize. A var of NaN says that values are not finite. Throws as forward does.
-  void settle(const Where&, Saved& by) const;
+  void complete(const Where&, Saved& by) const;
 
   [[nodiscard]] bool is_by_running() const { return !training && options.track_running_stats; }
   void check_tracked(const Where& where) const {
@@ -267,7 +267,7 @@ void Core<Param>::check_saved(const Where& where, const Saved& by, const Shape& 
 }
 
 template <class Param>
-void Core<Param>::settle(const Where& where, Saved& by) const {
+void Core<Param>::complete(const Where& where, Saved& by) const {
   by.batch_statistics = is_by_batch(options, training, by.count, where);
   if (by.batch_statistics && by.count > 0) check_finite(where, by);
   if (!by.batch_statistics) {

@@ -86,15 +86,15 @@ template <class A>
 }
 /// Calls f(c, statistics) for the channels that were set aside.
 template <class A, class F>
-void for_beyond(const Call<A>& call, const Normalizer& by, const F& f) {
+void for_each_slow_channel(const Call<A>& call, const Normalizer& by, const F& f) {
   for (Index c = 0; c < call.plan.channels; ++c) {
     if (!call.k.fits[c]) f(c, wide_statistics(call, c, by));
   }
 }
 template <class A, class Y = exact::Z>
-void normalize_beyond(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
+void normalize_slowly(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
                       const Y& y_of = {}) {
-  for_beyond(call, by, [&](Index c, const exact::Statistics<A>& s) {
+  for_each_slow_channel(call, by, [&](Index c, const exact::Statistics<A>& s) {
     const auto gamma = wide<A>(affine.gamma_of(c)), beta = wide<A>(affine.beta_of(c));
     exact::normalize<A>(call.v.in[0], call.v.out, c, s, gamma, beta, y_of);
   });

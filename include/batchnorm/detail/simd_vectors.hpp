@@ -44,21 +44,15 @@
 
 namespace batchnorm::detail {
 
-/// The instructions that the program is compiled for.
-struct Baseline {
-  static constexpr std::size_t bytes = BATCHNORM_BYTES;
+/// An instruction set, by the bytes of its vectors.
+template <std::size_t vector_bytes>
+struct InstructionSet {
+  static constexpr std::size_t bytes = vector_bytes;
   static constexpr bool has_f16c = bytes >= 32;
 };
-/// AVX2 with FMA and F16C.
-struct Avx2 {
-  static constexpr std::size_t bytes = 32;
-  static constexpr bool has_f16c = true;
-};
-/// The part of AVX-512 that processors of 2017 and later have: F, BW, DQ and VL.
-struct Avx512 {
-  static constexpr std::size_t bytes = 64;
-  static constexpr bool has_f16c = true;
-};
+using Baseline = InstructionSet<BATCHNORM_BYTES>;  // what the program is compiled for
+using Avx2 = InstructionSet<32>;                   // with FMA and F16C
+using Avx512 = InstructionSet<64>;  // F, BW, DQ and VL, as processors have since 2017
 #if defined(BATCHNORM_CHOOSES)
 enum class Chosen { baseline, avx2, avx512 };
 /// The best that this processor has. clang 14 does not know the name of F16C: it is bit 29 of the

@@ -110,7 +110,7 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
     settle(0, call.plan.channels);
     run_all(call.plan, core.workers, map);
   }
-  normalize_beyond(call, by, affine, [&](Index o, Index c, Index i, auto z) {
+  normalize_slowly(call, by, affine, [&](Index o, Index c, Index i, auto z) {
     decltype(z) y, with_r = call.v.in[1].data ? z + call.v.in[1].value(o, c, i) : z;
     activate<Act, 6>(with_r, with_r, decltype(z){slopes[c]}, y);
     return y;
@@ -170,7 +170,7 @@ void write_dx(Core<A>& core, const Operands& operands, const Normalizer& by,
     finish_z(call, c0, c1, by, z_shift);
   };
   by_groups(call.plan, core.workers, sums, call.sums, settle, dx);
-  input_gradient_beyond(call, by, affine, nullptr, call.n, dz_of);
+  input_gradient_slowly(call, by, affine, nullptr, call.n, dz_of);
 }
 
 }  // namespace detail::fused

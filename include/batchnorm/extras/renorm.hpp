@@ -91,7 +91,7 @@ class BatchRenorm {
     const auto f = [&](const auto& shape, const auto& in_x, const auto& out_y) {
       detail::check_y(where, in_x, out_y);
       core_->check_tracked(where);  // another layer may have been assigned
-      batch_ = detail::settled(*core_, where, detail::measured(*core_, in_x));
+      batch_ = detail::completed(*core_, where, detail::measured(*core_, in_x));
       batch_.shape = shape;
       choose_r_and_d();
       Saved by = batch_;  // (x - mu) * inv_std * r + d as (x - mean) * inv_std

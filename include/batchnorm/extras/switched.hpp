@@ -91,7 +91,7 @@ class Switched {
     if (by_batch && !updates) before_ = core.running;
     Saved batch;
     if (updates && !by_batch)
-      batch = detail::settled(core, in_forward(), detail::measured(core, x));
+      batch = detail::completed(core, in_forward(), detail::measured(core, x));
     core.training = by_batch;
     core.forward_entered(in_forward(), shape, x, y);
     if (by_batch && !updates) core.running = before_;

@@ -224,7 +224,7 @@ class Weighted {
     detail::check_apart(where, "y", y, "x, which backward needs", x);
     const Array& w = next.w[col_major];
     measure(next, w, x);
-    core.settle(where, next.saved);
+    core.complete(where, next.saved);
     next.is_empty = next.saved.batch_statistics && next.saved.count == 0;
     core.saved.shape = {}, core.saved.count = 0;  // the layer's own backward is refused
     const functional::Normalizer by{next.saved.mean.data(), next.saved.inv_std.data(), false};

@@ -44,7 +44,7 @@ class GhostBatches {
       std::vector<Saved> by;
       Moments all(in_x.channels);
       const auto measure = [&](std::size_t, const View& part) {
-        by.push_back(detail::settled(core(), where, detail::measured(core(), part)));
+        by.push_back(detail::completed(core(), where, detail::measured(core(), part)));
         by.back().shape = shape;  // for core().backward
         if (by.back().batch_statistics) all.merge(detail::as_moments(by.back()));
       };
@@ -53,7 +53,7 @@ class GhostBatches {
       };
       constexpr bool fastest = is_column_major<X, Written<Y>>();
       each_ghost(shape, fastest, measure, in_x);
-      const Saved whole = detail::settled(core(), where, detail::as_saved(all));
+      const Saved whole = detail::completed(core(), where, detail::as_saved(all));
       each_ghost(shape, fastest, normalize, in_x, out_y);
       core().track(whole);
       by_ = std::move(by);

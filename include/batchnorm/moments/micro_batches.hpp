@@ -52,7 +52,7 @@ class MicroBatches {
       detail::check_y(where, views...);
       if (step_ == Step::measure) {
         check_mode(where);
-        saved_ = detail::settled(*core_, where, detail::as_saved(moments_));
+        saved_ = detail::completed(*core_, where, detail::as_saved(moments_));
         core_->track(saved_);
         step_ = Step::forward;
       }

@@ -5,7 +5,7 @@
 #include "batchnorm/moments/merge.hpp"
 
 // Forward and backward of a batch in parts:
-//   forward:   measured() of each part, merge, settled(), Core::track(), then normalize() each part
+//   forward:   measured() of each part, merge, completed(), Core::track(), then normalize() each part
 //   backward:  gradient_sums() of each part, add, Core::accumulate(), then input_gradient() of each
 namespace batchnorm::detail {
 
@@ -44,13 +44,13 @@ template <class Param>
   batch.var = m.m2 / (m.count.max)(1);
   return batch;
 }
-/// Core::settle for measured or merged statistics. Where the squares of doubles overflowed, the
+/// Core::complete for measured or merged statistics. Where the squares of doubles overflowed, the
 /// values count as not finite. shape stays empty, so that bn.backward(saved, ...) refuses the
 /// result.
 template <class Param>
-[[nodiscard]] Saved settled(const Core<Param>& core, const Where& where, Saved batch) {
+[[nodiscard]] Saved completed(const Core<Param>& core, const Where& where, Saved batch) {
   for (double& var : batch.var) var = is_finite(var) ? var : not_a_number<double>();
-  core.settle(where, batch);
+  core.complete(where, batch);
   return batch;
 }
 /// Writes a part's y. Afterwards bn.backward(x, dy) is refused: the layer keeps no statistics.
