@@ -108,8 +108,10 @@ void apply_maps(const View& x, const View& y, const MapOf& map_of) {
     const Index n = (std::min)(at_once, x.channels - c0);
     for (Index c = 0; c < n; ++c) {
       const ChannelMap m = map_of(c0 + c);
-      mu[c] = m.mean, inv_std[c] = m.var_eps;
-      scale[c] = static_cast<A>(m.gamma), shift[c] = static_cast<A>(m.beta);
+      mu[c] = m.mean;
+      inv_std[c] = m.var_eps;
+      scale[c] = static_cast<A>(m.gamma);
+      shift[c] = static_cast<A>(m.beta);
     }
     inverse_roots(inv_std, n, 0, inv_std);
     prepare_map(0, n, {mu, inv_std, false}, k);

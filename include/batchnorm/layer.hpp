@@ -77,7 +77,7 @@ class BatchNorm {
   explicit BatchNorm(Index num_features, Options options = {})
       : core_(num_features, options, in("BatchNorm")) {}
   template <class Number, IfNumber<Number> = 0>
-  BatchNorm(Index, Number, double = 0) = delete;  // eps, momentum: Options o; o.eps = 1e-5;
+  BatchNorm(Index, Number, double = 0) = delete;  // say which: Options o; o.eps = 1e-5;
 
   // Forward. -------------------------------------------------------------------------------------
 

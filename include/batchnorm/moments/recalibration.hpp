@@ -96,7 +96,8 @@ class Recalibration {
     Watched(detail::Core<Param>* c)
         : core(c), was_training(c->training), running(c->running), moments(c->num_features) {
       core->training = true;
-      core->running.batches = 0, core->running.skipped.setZero();
+      core->running.batches = 0;
+      core->running.skipped.setZero();
     }
     Watched(const Watched&) = delete;
     ~Watched() { core->running = running, core->training = was_training; }
