@@ -1,16 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "batchnorm/detail/scalar.hpp"
+
 // The four formulas of batch normalization, as the loops compute them. V is a number or a vector of
 // numbers. A formula takes its inputs (x; or x and dy), then the channel's coefficients, and last
 // where its result goes. The slow path computes the same formulas in a wider type.
-#if defined(__GNUC__)
-#define BATCHNORM_INLINE inline __attribute__((always_inline))
-#elif defined(_MSC_VER)
-#define BATCHNORM_INLINE __forceinline
-#else
-#define BATCHNORM_INLINE inline
-#endif
 namespace batchnorm::detail {
 
 /// What the loops must know of a formula: does it sum, or map? How many inputs and coefficients has
