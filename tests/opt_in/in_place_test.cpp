@@ -219,6 +219,14 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
                                        [&] { fresh.forward(one); });
 }
 
+TEST_CASE("in place, values near the largest float are activated once", "[in_place]") {
+  BatchNorm1d<float> bn(1);
+  InPlace in_place(bn, LeakyRelu{0.5});
+  Eigen::MatrixXf x = Eigen::Vector4f(-3e38f, 3e38f, 1e38f, -1e38f);  // mean 0, variance 5e76
+  in_place.forward(x);
+  CHECK(x.isApprox(Eigen::Vector4f(-1.5f, 3, 1, -0.5f) / std::sqrt(5.f), 1e-6f));
+}
+
 TEST_CASE("half is trained in place to its own precision", "[in_place]") {
   using Tensor = Eigen::Tensor<Eigen::half, 4, Eigen::RowMajor>;
   Tensor x(5, 3, 4, 6), dy(5, 3, 4, 6), dx(5, 3, 4, 6);

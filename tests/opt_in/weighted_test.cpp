@@ -171,14 +171,16 @@ TEST_CASE("a population variance gets no correction for weights", "[weighted]") 
 
 // The values 1 and 3 are left: mean 2 and variance 1, in double without an error.
 TEST_CASE("a mask may hide the first value of a batch", "[weighted]") {
-  BatchNorm1d<double> bn(1);
-  Weighted weighted(bn);
-  const MatrixXd x = Eigen::Vector3d(hidden, 1, 3);
-  const MatrixXd y = weighted.forward(x, weights(Eigen::Vector3d(0, 1, 1)));
-  CHECK(y(0) == 0);
-  CHECK(y(1) == Approx(-1 / std::sqrt(1 + 1e-5)).epsilon(4e-16));
-  CHECK(y(2) == Approx(1 / std::sqrt(1 + 1e-5)).epsilon(4e-16));
-  CHECK(bn.running_mean()[0] == Approx(0.1 * 2).epsilon(4e-16));
+  for (const double first : {hidden, 1e30}) {
+    BatchNorm1d<double> bn(1);
+    Weighted weighted(bn);
+    const MatrixXd x = Eigen::Vector3d(first, 1, 3);
+    const MatrixXd y = weighted.forward(x, weights(Eigen::Vector3d(0, 1, 1)));
+    CHECK(y(0) == 0);
+    CHECK(y(1) == Approx(-1 / std::sqrt(1 + 1e-5)).epsilon(4e-16));
+    CHECK(y(2) == Approx(1 / std::sqrt(1 + 1e-5)).epsilon(4e-16));
+    CHECK(bn.running_mean()[0] == Approx(0.1 * 2).epsilon(4e-16));
+  }
 }
 
 TEST_CASE("a masked batch is the batch of what the mask leaves, whatever it hides", "[weighted]") {

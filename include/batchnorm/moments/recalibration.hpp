@@ -96,8 +96,7 @@ class Recalibration {
     Watched(detail::Core<Param>* c)
         : core(c), was_training(c->training), running(c->running), moments(c->num_features) {
       core->training = true;
-      core->running.batches = 0;
-      core->running.skipped.setZero();
+      core->running.batches = 0;  // with it, the counts of skipped batches start anew
     }
     Watched(const Watched&) = delete;
     ~Watched() { core->running = running, core->training = was_training; }
