@@ -139,7 +139,8 @@ TEMPLATE_TEST_CASE("two values give their two results, beyond the caches too", "
       const auto position = [=](Index k) { return axis == ChannelAxis::first ? k : k / channels; };
       const TestType minus(-1.f), plus(1.f);
       const auto mixed = [=](Index k) {
-        return static_cast<std::uint32_t>(position(k) / 4) * 2654435769u;
+        const auto block = static_cast<std::uint64_t>(position(k) / 4);
+        return static_cast<std::uint32_t>(block * 2654435769u);
       };
       const auto sign = [=](bool is_plus) { return is_plus ? plus : minus; };
       const auto x_of = [=](Index k) {

@@ -97,7 +97,8 @@ void check_numbers(const StateSource& from, const std::string& key, const Eigen:
 /// Throws for an entry that is no vector of the layer under the prefix.
 [[noreturn]] inline void refuse_unknown(const StateSource& from, const std::string& key,
                                         const std::string& prefix) {
-  const std::size_t last = key.find_last_of("./") + 1;  // 0 if there is none
+  const std::size_t separator = key.find_last_of("./");
+  const std::size_t last = separator == key.npos ? 0 : separator + 1;
   if (vector_named(key.substr(last)) < 4) {
     const std::string expected = key.substr(0, last), got = prefix.empty() ? "none" : prefix;
     from.refuse(key, {"expected the prefix ", expected, ", got ", got});

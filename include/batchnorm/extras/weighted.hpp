@@ -149,7 +149,8 @@ class Weighted {
       if (!detail::is_finite(v) || v < 0)
         in("forward").invalid({"expected finite weights of at least 0, got ", v});
       Index place = 0;  // in column-major order
-      for (std::size_t d = index.size(); d-- > 0;) place = place * shape.extents[d] + index[d];
+      for (std::size_t d = index.size(); d > 0; --d)
+        place = place * shape.extents[d - 1] + index[d - 1];
       for (Index k = 0; k < each; ++k) use.w[0][p++] = use.w[1][place + k * values.size()] = v;
     });
     summarize(use);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -79,7 +80,8 @@ void for_each_run(const ElementsInMemory& e, const F& f) {
   std::ptrdiff_t runs = static_cast<std::ptrdiff_t>(e.size_in_bytes()) / bytes / length;
   for (const char* from = e.data; runs > 0; --runs) {
     f(from, length, step);
-    for (std::size_t d = axes - 1; runs > 1;) {  // one of the axes has a next element
+    std::size_t d = (std::max)(axes, std::size_t{1}) - 1;
+    while (runs > 1) {  // one of the axes has a next element
       from += e.strides[--d] * bytes;
       if (++i[d] < e.extents[d]) break;
       from -= e.strides[d] * bytes * e.extents[d];
