@@ -429,7 +429,7 @@ TEST_CASE("momentum weighs the new batch, the old value, or all batches alike", 
   });
 }
 
-TEST_CASE("a cumulative average starts anew when the number of batches is set to 0", "[laws]") {
+TEST_CASE("a cumulative average goes on from the number of batches that a user sets", "[laws]") {
   Options options;
   options.momentum = Momentum::cumulative();
   batchnorm::BatchNorm1d<double> bn(1, options);

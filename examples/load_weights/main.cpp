@@ -6,12 +6,13 @@
 //   ...                                                    # PyTorch trains it
 //   safetensors.torch.save_file(net.state_dict(), "net.safetensors")
 //
-// Give the program that file. Without one, it writes a file with such names itself.
+// Give the program that file. Without one, it writes a file with such names itself, and removes it.
 #include <batchnorm/batchnorm.hpp>
 #include <batchnorm/safetensors.hpp>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <system_error>
 
 using Eigen::MatrixXf, Eigen::RowVectorXf, Eigen::Vector3f;
 
@@ -34,11 +35,14 @@ std::filesystem::path written_file() {
 }
 
 int main(int argc, char** argv) try {
-  batchnorm::SafetensorsReader file(argc > 1 ? argv[1] : written_file());
+  const std::filesystem::path path = argc > 1 ? argv[1] : written_file();
+  batchnorm::SafetensorsReader file(path);
   const MatrixXf first = file.matrix<float>("0.weight"), last = file.matrix<float>("3.weight");
   const RowVectorXf first_bias = file.vector<float>("0.bias"),
                     last_bias = file.vector<float>("3.bias");
   const auto bn = file.layer<batchnorm::BatchNorm1d<float>>("1.", batchnorm::Options::pytorch());
+  std::error_code ignored;
+  if (argc == 1) std::filesystem::remove(path, ignored);
 
   MatrixXf x(3, 2);  // three samples
   x << 1, 2, 0, -1, 2, 0;

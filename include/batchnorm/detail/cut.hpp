@@ -98,7 +98,8 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index longest_summed = 224;  // values
   constexpr Index longest_mapped = 320;  // bytes
   const View& x = v.in[0];
-  // Values of a run, at most, for each row that there is. Runs of whole vectors are fast too.
+  // In columns, a run has at most this many values for each row. Runs of whole vectors are fast
+  // too.
   const Index short_run_for_a_row = x.inner % line_values == 0 ? 4 : 16;
   const Index longest = twice ? longest_summed : longest_mapped / x.elements->bytes;
   return x.inner <= (std::min)(short_run_for_a_row * x.outer, longest) &&

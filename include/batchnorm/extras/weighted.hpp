@@ -52,9 +52,9 @@ template <class W>
 /// Options::single_value looks at the number of positions whose weight is not zero. If there is
 /// none, the batch counts as empty: it is rejected, or y = 0, dx = 0 and nothing changes. Options
 /// and errors are the layer's; weights that are negative, not finite or not of x's extents are a
-/// std::invalid_argument. A call that throws changes nothing. y is as exact as the layer's; of
-/// double it is where a channel has some thousands of values, and has an error of 1e-13 where it
-/// has a million. Squares of deviations beyond 1e150 overflow, and then count as not finite. Sums
+/// std::invalid_argument. A call that throws changes nothing. y is as exact as the layer's.
+/// In double this holds for some thousands of values per channel: of a million values, y has an
+/// error of 1e-13. Squares of deviations beyond 1e150 overflow, and then count as not finite. Sums
 /// and dx are simple loops on the calling thread: calls take five to ten times as long as the
 /// layer's. The layer must outlive this object and must not be moved.
 template <class Scalar, int spatial>

@@ -5,8 +5,8 @@
 #include "batchnorm/moments/merge.hpp"
 
 // Forward and backward of a batch in parts:
-//   forward:   measured() of each part, merge, completed(), Core::track(), then normalize() each part
-//   backward:  gradient_sums() of each part, add, Core::accumulate(), then input_gradient() of each
+//   forward:   measured() of each part, merge, completed(), Core::track(), then normalize() each
+//   backward:  gradient_sums() of each part, add, Core::accumulate(), then input_gradient() each
 namespace batchnorm::detail {
 
 /// Calls f as on_views_of does. Throws if another thread uses the layer.

@@ -35,7 +35,7 @@ class NewFile {
     file_ = std::fopen(beside_.string().c_str(), "wbx");
     if (!file_) give_up(std::strerror(errno));
     const auto old = std::filesystem::status(path_, error);
-    if (!error && std::filesystem::exists(old))
+    if (std::filesystem::exists(old))
       std::filesystem::permissions(beside_, old.permissions(), error);
   }
   NewFile(const NewFile&) = delete;
