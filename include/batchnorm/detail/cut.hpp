@@ -32,7 +32,9 @@ struct Operands {
 /// run of every channel, or a piece of a long run. The cut follows from the shape alone, never from
 /// the number of threads, so that results are bitwise the same for any number of them.
 struct Plan {
-  bool in_columns, past_caches;
+  bool in_columns;    // are values summed in columns, or in runs?
+  bool maps_columns;  // and are they mapped in columns?
+  bool past_caches;   // do results go past the caches?
   Index values, channels, outer, inner;
   Index fold;           // columns: rows of the tensor in a block
   Index pieces, piece;  // runs: pieces of a run; values of a piece
@@ -91,18 +93,17 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.group_channels = std::clamp<Index>(of_group, 1, plan.channels);
 }
 
-/// Short runs are taken as columns, if there are enough rows to pay for copies of the coefficients:
-/// loops over many columns are faster. A map gains less, because it keeps the coefficients of a run
-/// in registers.
-[[nodiscard]] inline bool are_columns(const Operands& v, bool twice) {
-  constexpr Index longest_summed = 224;  // values
-  constexpr Index longest_mapped = 320;  // bytes
+/// Rows of so many bytes or more are written past the caches wherever they lie.
+inline constexpr Index long_row = 1024;
+
+/// Are runs to be taken as columns? Loops over many columns are faster than loops over short runs,
+/// if there are enough rows to pay for copies of the coefficients.
+[[nodiscard]] inline bool are_columns(const Operands& v, Index longest_run) {
   const View& x = v.in[0];
   // In columns, a run has at most this many values for each row. Runs of whole vectors are fast
   // too.
   const Index short_run_for_a_row = x.inner % line_values == 0 ? 4 : 16;
-  const Index longest = twice ? longest_summed : longest_mapped / x.elements->bytes;
-  return x.inner <= (std::min)(short_run_for_a_row * x.outer, longest) &&
+  return x.inner <= (std::min)(short_run_for_a_row * x.outer, longest_run) &&
          v.all([](const View& u) { return u.channel_stride == u.inner; });
 }
 
@@ -111,6 +112,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
   constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
+  constexpr Index longest = 224;               // values of a run that is taken as columns
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
   for (View* const u : {&v.in[0], &v.in[1], &v.out}) {
     if (side_by_side || u->inner <= 1) continue;
@@ -126,7 +128,12 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.fold = plan.pieces = 1;
   const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
   plan.past_caches = plan.values > bytes_in_caches / (x.elements->bytes * tensors);
-  plan.in_columns = are_columns(v, twice);
+  // A map keeps the coefficients of a run in registers, so that only very short runs gain from
+  // columns. Past the caches the others do too: a short run has few whole lines, a row has many.
+  const Index bytes = x.elements->bytes, in_cache = bytes == 2 ? 160 : 40;
+  const Index longest_mapped = plan.past_caches ? (std::min)(longest, long_row / bytes) : in_cache;
+  plan.in_columns = are_columns(v, twice ? longest : longest_mapped);
+  plan.maps_columns = plan.in_columns && (plan.past_caches || x.inner <= in_cache);
   if (plan.in_columns) {
     cut_columns(v, plan);
   } else {

@@ -65,7 +65,6 @@ struct SlabSums {
 
 /// Do the rows of a block fill lines of the cache, but for a few values at their ends?
 [[nodiscard]] inline bool fills_lines(const View& out, const Block& block) {
-  constexpr Index long_row = 1024;  // bytes
   if (!out.data) return false;
   const Index bytes = out.elements->bytes;
   return block.out_step * bytes % line_bytes == 0 || block.width * bytes >= long_row;
@@ -203,8 +202,8 @@ inline void map_columns(const Plan& plan, const Part& part, const Step& step) {
 /// Runs a step on a part: sets both sums of the part's channels, or writes the part's results.
 inline void run(const Plan& plan, const Part& part, const Step& step, const SlabSums& sums) {
   if (step.v.out.data) {
-    plan.in_columns ? map_columns(plan, part, step)
-                    : over_runs(plan, part, part.c0, part.c1, step, {});
+    plan.maps_columns ? map_columns(plan, part, step)
+                      : over_runs(plan, part, part.c0, part.c1, step, {});
   } else {
     plan.in_columns ? sum_columns(plan, part, step, sums.of(part.s))
                     : sum_runs(plan, part, step, sums.of(part.s));
