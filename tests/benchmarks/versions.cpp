@@ -31,10 +31,11 @@ constexpr Operation operations[] = {Operation::forward, Operation::backward, Ope
 // so, and tensors that no cache holds: 13 to 51 MB, of which a call reads or writes two or three.
 constexpr Shape plane_14 = {8, 256, 14, 14}, plane_56 = {32, 64, 56, 56};
 constexpr Shape long_rows = {4096, 1024};
-// In float alone: smaller planes, few values in all, planes that are no whole lines of the cache, and
-// the largest layer.
+// In float alone: smaller planes, few values in all, short planes in no cache, planes that are no whole
+// lines of the cache, and the largest layer.
 constexpr Shape plane_7 = {8, 512, 7, 7}, plane_8 = {4, 16, 8, 8};
-constexpr Shape plane_17 = {32, 768, 17, 17}, largest = {32, 256, 56, 56};
+constexpr Shape many_14 = {32, 1024, 14, 14}, plane_17 = {32, 768, 17, 17};
+constexpr Shape largest = {32, 256, 56, 56};
 constexpr Shape short_rows = {256, 120};
 
 std::vector<Cell> all_cells() {
@@ -46,7 +47,8 @@ std::vector<Cell> all_cells() {
       }
     }
   };
-  add(Type::float32, Layout::nchw, {plane_8, plane_7, plane_14, plane_17, plane_56, largest}, 1);
+  add(Type::float32, Layout::nchw,
+      {plane_8, plane_7, plane_14, many_14, plane_17, plane_56, largest}, 1);
   add(Type::float32, Layout::nhwc, {plane_8, plane_7, plane_14, plane_56}, 1);
   add(Type::float32, Layout::nc, {short_rows, long_rows}, 1);
   for (const Type type : {Type::float64, Type::float16, Type::bfloat16}) {
