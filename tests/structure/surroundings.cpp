@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// All headers, and a layer of each scalar, in what users' programs may put around them: macros of
+// All headers, and layers of each scalar, in what users' programs may put around them: macros of
 // other headers, and the warnings that some projects treat as errors. It is compiled, not run.
 
 #define EIGEN_USE_THREADS
@@ -40,6 +40,11 @@
 
 template <class Scalar>
 struct Use {
+  using Rows = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+  static Rows rows(batchnorm::BatchNorm1d<Scalar>& layer, const Rows& x) {
+    const Rows y = layer.forward(x.topRows(2));
+    return layer.backward(x.topRows(2), y);
+  }
   using X = Eigen::Tensor<Scalar, 4, Eigen::RowMajor>;
   static X all(batchnorm::BatchNorm2d<Scalar>& layer, const X& x,
                const Eigen::ThreadPoolDevice* device) {

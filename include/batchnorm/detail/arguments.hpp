@@ -70,8 +70,9 @@ struct Argument<X, std::enable_if_t<is_matrix<X>>> {
   using Scalar = typename X::Scalar;
   static constexpr int rank = 2, order = X::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor;
   using Evaluator = Eigen::internal::evaluator<decltype(dense_of(std::declval<X*>()))>;
-  static constexpr bool is_direct =  // x(seqN(0, n, 2), all) of Eigen 3.4 has the first flag alone
-      (Eigen::internal::traits<X>::Flags & Evaluator::Flags & Eigen::DirectAccessBit) != 0;
+  // x(seqN(0, n, 2), all) of Eigen 3.4 has the first flag alone.
+  static constexpr bool is_direct = (unsigned{Eigen::internal::traits<X>::Flags} &
+                                     Evaluator::Flags & Eigen::DirectAccessBit) != 0;
   static constexpr bool fixes_order = is_direct && !X::IsVectorAtCompileTime;  // vectors fit either
   static constexpr bool is_fixed_size = Plain::MaxSizeAtCompileTime != Eigen::Dynamic;
 };
