@@ -251,6 +251,34 @@ TEST_CASE("backward with the saved of another shape is refused", "[errors]") {
                                        [&] { static_cast<void>(layer.backward(x4, dy4)); });
 }
 
+TEST_CASE("blocks of one matrix that overlap are refused, others are not", "[errors]") {
+  const auto check = [](auto m) {
+    testing::Random(1).fill(m);
+    BatchNorm1d<float> bn(4);
+    const auto refused = [&](const auto& x, auto y) {
+      check_refused<std::invalid_argument>(bn, {"[BatchNorm1d::forward]", "overlapping"},
+                                           [&] { bn.forward(x, y); });
+    };
+    const auto fine = [&](const auto& x, auto y) { CHECK_NOTHROW(bn.forward(x, y)); };
+    for (const bool training : {true, false}) {
+      bn.train(training);
+      refused(m.block(0, 0, 9, 4), m.block(1, 0, 9, 4));
+      refused(m.block(1, 0, 9, 4), m.block(0, 0, 9, 4));
+      refused(m.block(0, 0, 5, 4), m.block(4, 3, 5, 4));  // one element alone
+      refused(m.block(0, 3, 5, 4), m.block(4, 0, 5, 4));
+      refused(m.block(4, 0, 5, 4), m.block(0, 3, 5, 4));
+      fine(m.block(0, 0, 5, 4), m.block(5, 0, 5, 4));
+      fine(m.block(0, 0, 5, 4), m.block(5, 3, 5, 4));
+      fine(m.block(0, 0, 10, 4), m.block(0, 4, 10, 4));
+    }
+    using Every2nd = Eigen::Map<Eigen::Matrix<float, 4, 4>, 0, Eigen::Stride<10, 2>>;
+    refused(Every2nd(m.data()), Every2nd(m.data() + 2));
+    fine(Every2nd(m.data()), Every2nd(m.data() + 1));  // they interleave
+  };
+  check(Eigen::MatrixXf(10, 9));
+  check(Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>(10, 9));
+}
+
 TEST_CASE("dx may not overlap x or dy, but it may be dy itself", "[errors]") {
   auto layer = used_layer<BatchNorm2d<float>>(x4);
   Eigen::VectorXf memory(3 * x4.size());

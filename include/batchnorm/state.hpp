@@ -119,9 +119,9 @@ inline void check_complete(const StateSource& from, const std::array<bool, 4>& o
     if (on[k] && !found.has_entries)
       from.refuse(prefix + a, {"expected entries with the prefix \"", prefix, "\", got none"});
     if (on[k] && !found.vectors[k])
-      from.refuse(prefix + a, {"expected it (or ", b, ", or ", c, "), got no such entry",
-                               k < 2 ? ": switch Options::" : "", k < 2 ? option_names[k] : "",
-                               k < 2 ? " off if the model has none" : ""});
+      from.refuse(prefix + a,
+                  {"expected it (or ", b, ", or ", c, "), got no such entry",
+                   ": switch Options::", option_names[k], " off if the model has none"});
   }
 }
 template <class Param>

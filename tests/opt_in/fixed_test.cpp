@@ -241,6 +241,8 @@ TEST_CASE("a fixed layer switches off, skips and refuses as the layer", "[fixed]
   static_cast<void>(bare.forward(fine));
   CHECK(bare.running_mean()[1] == 20. / 3);  // and its average is of one batch
   CHECK(bare.num_batches_tracked() == 2);
+  bare.num_batches_tracked() = 7;
+  CHECK(bare.num_batches_tracked() == 7);
   CHECK(bare.grad_beta() == Eigen::Vector2d::Zero());
 
   FixedBatchNorm1d<double, 2> bn;

@@ -18,6 +18,7 @@ using batchnorm::SingleValue;
 using Eigen::MatrixXd;
 using testing::at;
 using testing::check_refused;
+using testing::check_throws;
 using testing::Index;
 using testing::random_matrix;
 using testing::Values;
@@ -155,6 +156,14 @@ TEST_CASE("after a forward in eval mode, backward of ghost batches is the layer'
   CHECK(testing::same_bits(ghost.forward(x), plain.forward(x)));
   CHECK(testing::same_bits(ghost.backward(x, dy), plain.backward(x, dy)));
   CHECK(testing::same_state(bn, plain));
+  // That of this object, whatever else the layer has normalized since.
+  static_cast<void>(ghost.forward(x)), static_cast<void>(plain.forward(x));
+  const batchnorm::Saved by_running = plain.saved();
+  bn.train();
+  static_cast<void>(bn.forward(dy));
+  CHECK(testing::same_bits(ghost.backward(x, dy), plain.backward(by_running, x, dy)));
+  check_throws<std::logic_error>({"call forward(x) first"},
+                                 [&] { static_cast<void>(GhostBatches(bn, 3).backward(dy, dy)); });
 }
 
 TEST_CASE("a ghost batch of one value is judged as a batch of one value", "[ghost]") {

@@ -145,6 +145,7 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   refused(-1e-39f, 0);
   refused(1e-10f, 0);  // gamma^2 * inv_std, the factor of dx, might vanish
   refused(1e10f, 0);   // or overflow
+  refused(1, NAN);
   bn.gamma()[1] = 2e-3f, bn.beta()[1] = 1;
   CHECK_NOTHROW(in_place.forward(x));
   x = before;
@@ -153,6 +154,9 @@ TEST_CASE("what cannot be had back from y is refused before x is overwritten", "
   Eigen::MatrixXf dy(4, 2), dx = x, expected = bn.forward(before);
   testing::Random(2).fill(dy);  // of dy = x nothing but roundings would be left
   in_place.backward(x, dy, dx);
+  check_refused<std::logic_error>(  // x holds y, which the layer's own backward does not know
+      bn, {"expected x as it was, but the last forward wrote y over it"},
+      [&] { bn.backward(in_place.saved(), x, dy, dx); });
   expected = bn.backward(before, dy);
   CHECK(dx.isApprox(expected, 1e-5f));
   Eigen::MatrixXf three = x.topRows(3), dx_of_three = three;

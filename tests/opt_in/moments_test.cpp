@@ -207,6 +207,19 @@ TEST_CASE("what is not finite stays in its channel", "[moments]") {
   CHECK(!std::isfinite(m.m2[3]));  // squares of 1e200
 }
 
+TEST_CASE("an infinite mean stays infinite, and a large one finite", "[moments]") {
+  const auto merged = [](double a, double b) {
+    const auto one = [](double v) { return moments_of(Eigen::MatrixXd::Constant(1, 1, v)); };
+    return (one(a) + one(b)).mean[0];
+  };
+  const double inf = std::numeric_limits<double>::infinity();
+  CHECK(merged(inf, 1) == inf);
+  CHECK(merged(1, inf) == inf);
+  CHECK(merged(-inf, -inf) == -inf);
+  CHECK(std::isnan(merged(inf, -inf)));
+  CHECK(merged(1e308, -1e308) == 0);  // their difference is beyond the largest double
+}
+
 TEST_CASE("moments of other channels are refused, and nothing is merged", "[moments]") {
   Moments m = moments_of(Eigen::MatrixXd::Random(4, 3));
   const Moments before = m;

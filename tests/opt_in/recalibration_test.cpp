@@ -3,6 +3,7 @@
 
 #include <batchnorm/batchnorm.hpp>
 #include <batchnorm/extras/in_place.hpp>
+#include <batchnorm/extras/switched.hpp>
 #include <batchnorm/extras/weighted.hpp>
 #include <batchnorm/moments.hpp>
 #include <cmath>
@@ -142,6 +143,28 @@ TEST_CASE("a cumulative average goes on with the batches of a recalibration", "[
   static_cast<void>(bn.forward(column({10, 12})));
   CHECK(bn.running_mean()[0] == (4 + 11) / 2.0);
   CHECK(bn.num_batches_tracked() == 3);
+  // Nor is what was skipped in an earlier recalibration, or what a user takes back.
+  recalibration.run(batches, through(bn));
+  recalibration.run(std::vector<MatrixXd>{column({0, 2}), column({3, 5})}, through(bn));
+  CHECK(bn.running_mean()[0] == 2.5);
+  recalibration.run(batches, through(bn));
+  bn.num_batches_tracked() = 0;
+  static_cast<void>(bn.forward(column({10, 12})));
+  CHECK(bn.running_mean()[0] == 11);
+}
+
+TEST_CASE("an infinite value makes the mean infinite where infinities propagate",
+          "[recalibration]") {
+  const double inf = std::numeric_limits<double>::infinity();
+  Options options;
+  options.non_finite = NonFinite::propagate;
+  BatchNorm1d<float> bn(1, options);
+  Recalibration recalibration;
+  recalibration.add(bn);
+  const std::vector<MatrixXd> batches = {column({inf, 2}), column({3, 4}), column({5, 7})};
+  recalibration.run(
+      batches, [&](const MatrixXd& x) { static_cast<void>(bn.forward(x.cast<float>().eval())); });
+  CHECK(bn.running_mean()[0] == static_cast<float>(inf));
 }
 
 TEST_CASE("a variance that float does not have becomes the largest float", "[recalibration]") {
@@ -293,6 +316,10 @@ TEST_CASE("a recalibration that fails leaves the running statistics as they were
     check();
   };
   refused_in_second([](const MatrixXd&) {});
+  refused_in_second([&](const MatrixXd& x) {  // normalized by the running statistics
+    using batchnorm::Normalize, batchnorm::Update;
+    static_cast<void>(batchnorm::Switched(bn, Normalize::running, Update::by_mode).forward(x));
+  });
   refused_in_second([&](const MatrixXd& x) {
     const Eigen::Vector2d alike(1, 1);
     static_cast<void>(batchnorm::Weighted(bn).forward(x, batchnorm::weights(alike)));

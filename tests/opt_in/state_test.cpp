@@ -302,6 +302,9 @@ TEST_CASE("a missing entry is refused by its name, but for the counter", "[state
   check_refused_state(no_gamma,
                       "weight: expected it (or gamma, or scale), got no such entry: switch "
                       "Options::scale off if the model has none");
+  StateDict no_statistics = state_of_two();
+  no_statistics.erase("running_var");
+  check_refused_state(no_statistics, "got no such entry: switch Options::track_running_stats off");
   StateDict state = state_of_two();
   state.erase("num_batches_tracked");
   BatchNorm1d<float> bn(2);

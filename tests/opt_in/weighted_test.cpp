@@ -253,11 +253,13 @@ TEST_CASE("a weight for each sample weighs all of its positions, in whatever for
   Eigen::Tensor<float, 2> column_major_tensor(3, 4);
   Eigen::Tensor<Eigen::half, 2, Eigen::RowMajor> row_major_tensor(3, 4);
   Eigen::Tensor<float, 1> of_samples(3);
+  Eigen::Tensor<float, 2, Eigen::ColMajor, int> of_int_indices(3, 4);
   for (int n = 0; n < 3; ++n) {
     of_samples(n) = w[n];
     for (int l = 0; l < 4; ++l) {
       column_major_tensor(n, l) = w[n];
       row_major_tensor(n, l) = Eigen::half(w[n]);
+      of_int_indices(n, l) = w[n];
     }
   }
   CHECK(same(w.transpose()));
@@ -269,6 +271,7 @@ TEST_CASE("a weight for each sample weighs all of its positions, in whatever for
   CHECK(same(row_major_tensor));
   CHECK(same(of_samples));
   CHECK(same(of_samples * 4.f));
+  CHECK(same(of_int_indices));
   const auto masked = weighted.forward(x, weights(Eigen::Array<bool, 3, 1>(true, false, true)));
   CHECK(testing::same_bits(masked, weighted.forward(x, weights(Eigen::Vector3d(5, 0, 5)))));
 

@@ -9,6 +9,7 @@
 #include <stdexcept>
 #if __has_include(<sys/resource.h>)
 #include <sys/resource.h>
+#include <sys/stat.h>
 #endif
 
 #include "safetensors/one_layer.hpp"
@@ -70,8 +71,33 @@ TEST_CASE("a link stays a link, and a file keeps its permissions", "[safetensors
   CHECK(testing::same_state(SafetensorsReader(folder / "real").layer<BatchNorm1d<float>>(), layer));
   CHECK(fs::status(folder / "real").permissions() ==
         (fs::perms::owner_read | fs::perms::owner_write));
+  fs::create_symlink("new", folder / "to new");
+  fs::create_symlink(folder / "to new", folder / "to link");  // an absolute one
+  save_safetensors(folder / "to link", layer);
+  CHECK(fs::is_symlink(folder / "to new"));
+  CHECK(fs::is_regular_file(fs::symlink_status(folder / "new")));
+  fs::create_symlink("round", folder / "round");
+  check_throws<std::runtime_error>(
+      {(folder / "round").string() + " cannot be written: its links lead to each other"},
+      [&] { save_safetensors(folder / "round", layer); });
+}
+TEST_CASE("what is no regular file is not replaced", "[safetensors]") {
+  const Folder folder("pipe");
+  REQUIRE(mkfifo((folder / "pipe").c_str(), 0600) == 0);
+  check_throws<std::runtime_error>({"pipe cannot be written: it is no regular file"}, [&] {
+    save_safetensors(folder / "pipe", BatchNorm1d<float>(5));
+  });
+  CHECK(std::filesystem::is_fifo(folder / "pipe"));
 }
 #endif
+
+TEST_CASE("a file of a name in other letters is written", "[safetensors]") {
+  const Folder folder("letters");
+  const auto layer = random_layer<BatchNorm1d<float>>(5);
+  const std::filesystem::path path = folder / std::filesystem::u8path("\xc3\xa9 \xe3\x83\x8d");
+  save_safetensors(path, layer);
+  CHECK(testing::same_state(SafetensorsReader(path).layer<BatchNorm1d<float>>(), layer));
+}
 
 TEST_CASE("a file that shrinks while it is open is an error", "[safetensors]") {
   const Folder folder("shrinks");

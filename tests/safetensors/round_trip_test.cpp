@@ -58,7 +58,8 @@ TEST_CASE("a file that was written is what the format says", "[safetensors]") {
   SafetensorsWriter().add("h", h).add("bn.", bn).write(folder / "f");
   const std::string bytes = testing::read_file(folder / "f");
   const std::string header =
-      R"({"__metadata__":{"bn.eps":"0.001","bn.momentum":"weight_of_new 0.010000000000000009",)"
+      R"({"__metadata__":{"bn.channel_axis":"first","bn.eps":"0.001",)"
+      R"("bn.momentum":"weight_of_new 0.010000000000000009","bn.non_finite":"skip_update",)"
       R"("bn.running_variance":"population","bn.single_value":"accept"},)"
       R"("bn.num_batches_tracked":{"dtype":"I64","shape":[],"data_offsets":[0,8]},)"
       R"("bn.bias":{"dtype":"F32","shape":[1],"data_offsets":[8,12]},)"
@@ -145,6 +146,25 @@ TEST_CASE("a layer comes back with the options that it had", "[safetensors]") {
       }
     }
   }
+}
+
+TEST_CASE("a layer that takes another's place in a file has its own options", "[safetensors]") {
+  const Folder folder("replaced");
+  Options old;
+  old.channel_axis = batchnorm::ChannelAxis::last;
+  old.single_value = batchnorm::SingleValue::accept;
+  old.non_finite = batchnorm::NonFinite::propagate;
+  SafetensorsWriter().add("bn.", BatchNorm2d<float>(2, old)).write(folder / "f");
+  SafetensorsWriter again;
+  {
+    const SafetensorsReader file(folder / "f");
+    for (const auto& [key, value] : file.metadata()) again.add_metadata(key, value);
+  }
+  again.add("bn.", BatchNorm2d<float>(2)).write(folder / "f");
+  const Options now = SafetensorsReader(folder / "f").layer<BatchNorm2d<float>>("bn.").options();
+  CHECK(now.channel_axis == batchnorm::ChannelAxis::first);
+  CHECK(now.single_value == batchnorm::SingleValue::reject);
+  CHECK(now.non_finite == batchnorm::NonFinite::skip_update);
 }
 
 TEST_CASE("a file of nothing is one", "[safetensors]") {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <type_traits>
@@ -20,7 +21,9 @@ void for_each_element(X& x, const F& f) {
     if constexpr (is_matrix<Plain>) {
       f(i, x(i[0], i[1]));
     } else {
-      f(i, x(i));
+      std::array<typename Argument<Plain>::Traits::Index, i.size()> at{};
+      std::copy(i.begin(), i.end(), at.begin());
+      f(i, x(at));
     }
     for (std::size_t d = i.size(); d > 0 && ++i[d - 1] == shape.extents[d - 1]; --d) i[d - 1] = 0;
   }

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdlib>
 #include <functional>
 #include <string>
+#include <utility>
 
 #include "batchnorm/detail/elements.hpp"
 #include "batchnorm/detail/scalar.hpp"
@@ -98,14 +101,29 @@ struct View {
          same(a.inner, a.inner_stride, b.inner_stride);
 }
 
-/// Do two dense views of one shape share memory? Strided views are not checked, because their
-/// elements may interleave.
+/// Do two views of one shape share elements? Unless both are dense, they must have the same strides,
+/// as blocks of one matrix do; others are not compared.
 [[nodiscard]] inline bool overlaps(const View& a, const View& b) {
-  if (!a.is_dense() || !b.is_dense()) return false;
+  const auto first = [](const View& v) { return v.at(0, 0, 0); };
+  const auto last = [](const View& v) { return v.at(v.outer - 1, v.channels - 1, v.inner - 1); };
   const std::less<const char*> before;
-  const auto *a0 = static_cast<char*>(a.data), *b0 = static_cast<char*>(b.data);
-  return before(a0, b0 + b.size() * b.elements->bytes) &&
-         before(b0, a0 + a.size() * a.elements->bytes);
+  if (a.size() == 0 || before(last(a), first(b)) || before(last(b), first(a))) return false;
+  if (a.is_dense() && b.is_dense()) return true;
+  if (a.outer_stride != b.outer_stride || a.channel_stride != b.channel_stride ||
+      a.inner_stride != b.inner_stride)
+    return false;
+  // Both are matrices: element (r, q) of b is (r + dr, q + dq) of a, if it is one of a's.
+  Index rows = a.channels, cols = a.outer, row_stride = a.channel_stride, stride = a.outer_stride;
+  if (a.outer == 1) cols = a.inner, stride = a.inner_stride;
+  if (row_stride < stride) std::swap(rows, cols), std::swap(row_stride, stride);
+  row_stride = (std::max)(row_stride, Index{1}), stride = (std::max)(stride, Index{1});
+  const Index distance = (first(b) - first(a)) / a.elements->bytes;
+  for (const Index more : {-1, 0, 1}) {
+    const Index dr = distance / row_stride + more, rest = distance - dr * row_stride;
+    const bool in_columns = rest % stride == 0 && std::abs(rest / stride) < cols;
+    if (in_columns && std::abs(dr) < rows) return true;
+  }
+  return false;
 }
 
 }  // namespace batchnorm::detail

@@ -100,6 +100,7 @@ class FixedBatchNorm1d {
   [[nodiscard]] const Vector& running_mean() const { return running_.mean; }
   [[nodiscard]] Vector& running_var() { return running_.var; }
   [[nodiscard]] const Vector& running_var() const { return running_.var; }
+  [[nodiscard]] std::int64_t& num_batches_tracked() { return running_.batches; }
   [[nodiscard]] std::int64_t num_batches_tracked() const { return running_.batches; }
   [[nodiscard]] const Options& options() const { return options_; }
   [[nodiscard]] static constexpr Index num_features() { return C; }

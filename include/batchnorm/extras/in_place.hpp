@@ -69,6 +69,7 @@ class InPlace {
         detail::fused::write_y<Scalar, Act>(core, {{v, {}}, v}, own, all(slope_));
       });
       by_ = of_z_ = core.saved;
+      by_.overwritten = v.size() > 0;
       core.saved.shape = {}, core.saved.count = 0;
       for (Index c = 0; c < core.num_features; ++c) {
         of_z_.mean[c] = core.affine().beta_of(c);
@@ -113,8 +114,8 @@ class InPlace {
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
     const double smallest = (std::max)(1 / largest, of_y / (std::min)(slope_, 1.0));
     const double by_beta = std::abs(beta) / of_beta;
-    const bool fits =
-        std::abs(gamma) >= (std::max)(smallest, by_beta) && std::abs(gamma) <= largest;
+    const bool fits = std::abs(gamma) >= smallest && std::abs(gamma) >= by_beta &&
+                      std::abs(gamma) <= largest;  // NaN does not fit
     if (fits) return;
     where.domain({"expected |gamma| of at least ", smallest, " and |beta| / ", of_beta,
                   ", at most ", largest, ", to have x_hat back from y, got gamma ", gamma,

@@ -37,7 +37,11 @@ class GhostBatches {
 
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
-    if (!core().training) return layer_->forward(x, y), by_.clear();
+    if (!core().training) {
+      layer_->forward(x, y);
+      of_eval_ = layer_->saved();
+      return by_.clear();
+    }
     const detail::Where where = in("forward");
     const auto f = [&](const Shape& shape, const View& in_x, const View& out_y) {
       detail::check_y(where, in_x, out_y);
@@ -69,7 +73,7 @@ class GhostBatches {
   /// Differentiates the last forward that this object made.
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
-    if (by_.empty()) return layer_->backward(x, dy, dx);
+    if (by_.empty()) return layer_->backward(of_eval_, x, dy, dx);
     const detail::Where where = in("backward");
     const auto f = [&](const Shape& shape, const auto&... views) {
       detail::check_dx(where, views...);
@@ -128,6 +132,7 @@ class GhostBatches {
   Layer* layer_;
   Index samples_;          // of a ghost batch
   std::vector<Saved> by_;  // what each ghost batch was normalized with; empty after eval mode
+  Saved of_eval_;          // what eval mode normalized with
 };
 
 }  // namespace batchnorm

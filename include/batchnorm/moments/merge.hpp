@@ -56,7 +56,8 @@ struct Moments {
     const double n_a = count[c], n_b = other.count[c], n = n_a + n_b;
     if (n_b == 0) return;
     const double d = other.mean[c] - mean[c];
-    mean[c] = n_a == 0 ? other.mean[c] : mean[c] + d * (n_b / n);
+    const double f_a = n_a / n, f_b = n_b / n;  // by these, infinity stays, as it does in a sum
+    mean[c] = detail::is_finite(d) ? mean[c] + d * f_b : mean[c] * f_a + other.mean[c] * f_b;
     m2[c] = n_a == 0 ? other.m2[c] : m2[c] + other.m2[c] + d * d * (n_a * (n_b / n));
     count[c] = n;
   }

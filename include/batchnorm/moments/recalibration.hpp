@@ -101,11 +101,14 @@ class Recalibration {
     Watched(const Watched&) = delete;
     ~Watched() { core->running = running, core->training = was_training; }
 
-    /// Takes the moments of the last forward. Returns false unless there was one forward.
+    /// Takes the moments of the last forward. Returns false unless there was one forward, by the
+    /// batch's statistics.
     [[nodiscard]] bool collect() {
       ++batches;
-      if (core->running.batches != batches || core->saved.count == 0) return false;
-      const Moments batch = detail::as_moments(core->saved);
+      const Saved& last = core->saved;
+      if (core->running.batches != batches || last.count == 0 || !last.batch_statistics)
+        return false;
+      const Moments batch = detail::as_moments(last);
       const bool skip = core->options.non_finite == NonFinite::skip_update;
       for (Eigen::Index c = 0; c < batch.channels(); ++c) {
         if (!skip || detail::is_finite(batch.mean[c])) moments.merge(batch, c);
@@ -118,10 +121,12 @@ class Recalibration {
       const Eigen::ArrayXd var = moments.var(estimate);
       const double fewest = estimate == VarianceEstimate::unbiased ? 2 : 1;
       for (Eigen::Index c = 0; c < var.size(); ++c) {
-        if (moments.count[c] > 0) running.mean[c] = detail::saturated<Param>(moments.mean[c]);
+        const double mu = moments.mean[c];
+        if (moments.count[c] > 0)
+          running.mean[c] = detail::is_finite(mu) ? detail::saturated<Param>(mu) : Param(mu);
         if (moments.count[c] >= fewest) running.var[c] = detail::saturated<Param>(var[c]);
       }
-      running.batches = batches;
+      running.batches = running.counted = batches;
       running.skipped = core->running.skipped;
     }
   };

@@ -24,26 +24,54 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-/// Parses JSON of three levels in which no key comes twice: nlohmann-json would keep the last.
+/// Refuses JSON of more than three levels, or with a key that comes twice, of which nlohmann-json
+/// would keep the last. Its parser calls these functions for what it reads.
+struct HeaderCheck {
+  static constexpr std::size_t deepest = 3;  // the file's object, a tensor's object, its lists
+  const InFile& file;
+  std::set<std::string> keys[deepest] = {};  // of the object at each depth that is being read
+  std::size_t depth = 0;
+
+  bool open() {
+    if (depth == deepest) file.refuse({"expected lists of numbers in the header, got them nested"});
+    keys[depth++].clear();
+    return true;
+  }
+  bool close() {
+    --depth;
+    return true;
+  }
+  bool key(std::string& name) {
+    if (!keys[depth - 1].insert(name).second)
+      file.refuse({"expected each key once in the header, got ", name, " again"});
+    return true;
+  }
+  bool start_object(std::size_t) { return open(); }
+  bool start_array(std::size_t) { return open(); }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
+  bool null() { return true; }
+  bool boolean(bool) { return true; }
+  bool number_integer(std::int64_t) { return true; }
+  bool number_unsigned(std::uint64_t) { return true; }
+  bool number_float(double, const std::string&) { return true; }
+  bool string(std::string&) { return true; }
+  bool binary(nlohmann::json::binary_t&) { return true; }
+  template <class Exception>
+  bool parse_error(std::size_t, const std::string&, const Exception&) {
+    return false;
+  }
+};
+/// The check has a pass of its own: json::parse with a callback takes time by the square of the
+/// number of tensors.
 [[nodiscard]] inline nlohmann::json parse_json(const InFile& file, const std::string& text) {
   using nlohmann::json;
-  constexpr int deepest = 3;                // the file's object, a tensor's object, its lists
-  std::set<std::string> keys[deepest + 1];  // of the object at each depth that is being read
-  const auto check = [&](int depth, json::parse_event_t event, json& key) {
-    const bool opens =
-        event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
-    if (opens && depth >= deepest)
-      file.refuse({"expected lists of numbers in the header, got them nested"});
-    if (opens) keys[depth + 1].clear();
-    if (event == json::parse_event_t::key && !keys[depth].insert(key.get<std::string>()).second)
-      file.refuse({"expected each key once in the header, got ", key.get<std::string>(), " again"});
-    return true;
-  };
   if (text.empty() || text[0] != '{') file.refuse({"expected a header that starts with {"});
   if (text.find('\0') != text.npos) file.refuse({"expected a header of text, got a zero in it"});
-  json all = json::parse(text, check, false);
-  if (!all.is_object()) file.refuse({"expected a header of JSON, got something else"});
-  return all;
+  HeaderCheck check{file};
+  if (!json::sax_parse(text, &check))
+    file.refuse({"expected a header of JSON, got something else"});
+  return json::parse(text);
 }
 
 [[nodiscard]] inline SafetensorsEntry parse_entry(const InFile& file, const std::string& name,
@@ -66,8 +94,11 @@ struct SafetensorsHeader {
     file.refuse({name, ": expected offsets within the ", data_size, " bytes of data, got ",
                  std::to_string(entry.begin), " to ", std::to_string(entry.end)});
   }
-  for (const auto& extent : json["shape"])
-    entry.extents.push_back(static_cast<Eigen::Index>(extent.get<std::uint64_t>()));
+  constexpr std::uint64_t largest = (std::numeric_limits<Eigen::Index>::max)();
+  for (const nlohmann::json& extent : json["shape"]) {
+    const bool is_index = extent.get<std::uint64_t>() <= largest;
+    entry.extents.push_back(is_index ? extent.get<Eigen::Index>() : -1);  // no shape has -1
+  }
   if (!is_possible_shape(entry.extents, entry.dtype))
     file.refuse({name, ": expected a shape that fits a file, got ", json["shape"].dump()});
   const std::uint64_t bytes = bytes_of_shape(entry.extents, entry.dtype);

@@ -54,21 +54,15 @@ template <class Value>
   return is_finite(v);
 }
 
-/// The options of a layer that a file has, under a prefix: eps, momentum and running_variance, and
-/// of the others those that are not the defaults. Its tensors say which of gamma, beta and the
-/// running statistics a layer has.
+/// The options of a layer that a file has, under a prefix. Its tensors say which of gamma, beta and
+/// the running statistics a layer has.
 [[nodiscard]] inline SafetensorsMetadata metadata_of(const std::string& prefix, const Options& o) {
-  SafetensorsMetadata metadata{{prefix + "eps", text_of(o.eps)},
-                               {prefix + "momentum", text_of(o.momentum)},
-                               {prefix + "running_variance", text_of(o.running_variance)}};
-  const auto add = [&](const char* key, auto value, auto usual) {
-    if (value != usual) metadata[prefix + key] = text_of(value);
-  };
-  const Options usual;
-  add("channel_axis", o.channel_axis, usual.channel_axis);
-  add("single_value", o.single_value, usual.single_value);
-  add("non_finite", o.non_finite, usual.non_finite);
-  return metadata;
+  return {{prefix + "eps", text_of(o.eps)},
+          {prefix + "momentum", text_of(o.momentum)},
+          {prefix + "running_variance", text_of(o.running_variance)},
+          {prefix + "channel_axis", text_of(o.channel_axis)},
+          {prefix + "single_value", text_of(o.single_value)},
+          {prefix + "non_finite", text_of(o.non_finite)}};
 }
 
 /// Sets each option in `o` that the metadata contain. Returns the name of the first of eps,

@@ -23,20 +23,27 @@ namespace batchnorm::detail {
 
 /// A new file beside `path`, with the permissions of the old one, that finish() renames to it. So
 /// at any time there is either the whole old file or the whole new one. Without finish(), the new
-/// one is removed. A link stays, and the file that it leads to is replaced.
+/// one is removed. A link stays, and the file that it leads to is replaced or made.
 class NewFile {
  public:
   explicit NewFile(const std::filesystem::path& path) : path_(path) {
     std::error_code error;
-    if (std::filesystem::is_symlink(path, error)) path_ = weakly_canonical(path, error);
+    for (int links = 0; std::filesystem::is_symlink(path_, error); ++links) {
+      if (links == 40) give_up("its links lead to each other");
+      path_ = path_.parent_path() / std::filesystem::read_symlink(path_, error);
+    }
+    const auto old = std::filesystem::status(path_, error);
+    if (exists(old) && !is_regular_file(old)) give_up("it is no regular file");
     beside_ = path_;
     beside_ += "." + std::to_string(std::random_device()()) + ".tmp";
     errno = 0;
-    file_ = std::fopen(beside_.string().c_str(), "wbx");
+#if defined(_WIN32)  // where a name in char has not all letters
+    file_ = _wfopen(beside_.c_str(), L"wbx");
+#else
+    file_ = std::fopen(beside_.c_str(), "wbx");
+#endif
     if (!file_) give_up(std::strerror(errno));
-    const auto old = std::filesystem::status(path_, error);
-    if (std::filesystem::exists(old))
-      std::filesystem::permissions(beside_, old.permissions(), error);
+    if (exists(old)) std::filesystem::permissions(beside_, old.permissions(), error);
   }
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;

@@ -85,8 +85,7 @@ class SafetensorsReader {
   // Layers. --------------------------------------------------------------------------------------
 
   /// `others` with the options that the file has. It must have eps, momentum and the variance
-  /// estimate. This library writes channel_axis, single_value and non_finite too unless they are
-  /// the defaults.
+  /// estimate. This library writes channel_axis, single_value and non_finite too.
   [[nodiscard]] Options options(const std::string& prefix = "", Options others = {}) const;
 
   /// A new layer with options(prefix). It has gamma, beta and statistics if the file has them.
