@@ -66,6 +66,7 @@ try_cell() {
     *" -fno-exceptions "*) programs="hand_computed_test no_exceptions fixed_size" ;;
     *) programs="hand_computed_test extremes_test extremes_eval_test non_finite_test fixed_size" ;;
   esac
+  rm -f "$build/CMakeCache.txt" # of other compilers, perhaps
   cmake -S "$root" -B "$build" -DCMAKE_CXX_COMPILER="$compiler" -DCMAKE_BUILD_TYPE=None \
     -DCMAKE_CXX_STANDARD="$standard" -DCMAKE_CXX_EXTENSIONS=OFF -DCMAKE_CXX_FLAGS="$*" \
     -DBATCHNORM_TESTS=ON -DBATCHNORM_ALL_TESTS=OFF -DBATCHNORM_EXAMPLES=OFF -DBATCHNORM_WERROR=ON ||
