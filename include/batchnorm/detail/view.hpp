@@ -112,16 +112,18 @@ struct View {
   if (a.outer_stride != b.outer_stride || a.channel_stride != b.channel_stride ||
       a.inner_stride != b.inner_stride)
     return false;
-  // Both are matrices: element (r, q) of b is (r + dr, q + dq) of a, if it is one of a's.
-  Index rows = a.channels, cols = a.outer, row_stride = a.channel_stride, stride = a.outer_stride;
-  if (a.outer == 1) cols = a.inner, stride = a.inner_stride;
-  if (row_stride < stride) std::swap(rows, cols), std::swap(row_stride, stride);
-  row_stride = (std::max)(row_stride, Index{1}), stride = (std::max)(stride, Index{1});
+  // Both are matrices. Where a has element (i, j), b has (i - di, j - dj).
+  struct Axis {
+    Index extent, stride;
+  };
+  Axis rows{a.channels, a.channel_stride}, cols{a.outer, a.outer_stride};
+  if (a.outer == 1) cols = {a.inner, a.inner_stride};
+  if (rows.stride < cols.stride) std::swap(rows, cols);
+  const Index row = (std::max)(rows.stride, Index{1}), col = (std::max)(cols.stride, Index{1});
   const Index distance = (first(b) - first(a)) / a.elements->bytes;
   for (const Index more : {-1, 0, 1}) {
-    const Index dr = distance / row_stride + more, rest = distance - dr * row_stride;
-    const bool in_columns = rest % stride == 0 && std::abs(rest / stride) < cols;
-    if (in_columns && std::abs(dr) < rows) return true;
+    const Index di = distance / row + more, rest = distance - di * row, dj = rest / col;
+    if (dj * col == rest && std::abs(di) < rows.extent && std::abs(dj) < cols.extent) return true;
   }
   return false;
 }
