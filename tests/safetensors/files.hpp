@@ -23,7 +23,7 @@ class Folder {
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
 
-  [[nodiscard]] std::filesystem::path operator/(const std::string& file) const {
+  [[nodiscard]] std::filesystem::path operator/(const std::filesystem::path& file) const {
     return path_ / file;
   }
   [[nodiscard]] std::ptrdiff_t files() const {
