@@ -274,6 +274,15 @@ TEST_CASE("blocks of one matrix that overlap are refused, others are not", "[err
     using Every2nd = Eigen::Map<Eigen::Matrix<float, 4, 4>, 0, Eigen::Stride<10, 2>>;
     refused(Every2nd(m.data()), Every2nd(m.data() + 2));
     fine(Every2nd(m.data()), Every2nd(m.data() + 1));  // they interleave
+    using Reversed = Eigen::Map<Matrix, 0, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+    const auto reversed = [&m](int first) { return Reversed(m.data() + first, 5, 4, {10, -1}); };
+    refused(reversed(8), reversed(9));
+    refused(reversed(9), reversed(8));
+    fine(reversed(4), reversed(9));
+    bn.train();
+    refused(reversed(9), reversed(9));
+    bn.eval();
+    fine(reversed(9), reversed(9));  // in place
     using Odd = Eigen::Map<Eigen::Matrix<float, 2, 4, Eigen::RowMajor>, 0, Eigen::Stride<7, 2>>;
     fine(Odd(m.data()), Odd(m.data() + 12));  // 0 2 4 6, 7 9 11 13 and 12 14 16 18, 19 21 23 25
   };

@@ -130,7 +130,8 @@ inline constexpr Index long_row = 1024;
   plan.past_caches = plan.values > bytes_in_caches / (x.elements->bytes * tensors);
   // A map keeps the coefficients of a run in registers, so that only very short runs gain from
   // columns. Past the caches the others do too: a short run has few whole lines, a row has many.
-  const Index bytes = x.elements->bytes, in_cache = bytes == 2 ? 160 : 40;
+  const Index bytes = x.elements->bytes;
+  const Index in_cache = bytes == 2 ? 160 : 40;  // values of a run whose map gains
   const Index longest_mapped = plan.past_caches ? (std::min)(longest, long_row / bytes) : in_cache;
   plan.in_columns = are_columns(v, twice ? longest : longest_mapped);
   plan.maps_columns = plan.in_columns && (plan.past_caches || x.inner <= in_cache);
