@@ -61,12 +61,12 @@ TEST_CASE("a file that was written is what the format says", "[safetensors]") {
       R"({"__metadata__":{"bn.channel_axis":"first","bn.eps":"0.001",)"
       R"("bn.momentum":"weight_of_new 0.010000000000000009","bn.non_finite":"skip_update",)"
       R"("bn.running_variance":"population","bn.single_value":"accept"},)"
-      R"("bn.num_batches_tracked":{"dtype":"I64","shape":[],"data_offsets":[0,8]},)"
-      R"("bn.bias":{"dtype":"F32","shape":[1],"data_offsets":[8,12]},)"
-      R"("bn.running_mean":{"dtype":"F32","shape":[1],"data_offsets":[12,16]},)"
-      R"("bn.running_var":{"dtype":"F32","shape":[1],"data_offsets":[16,20]},)"
-      R"("bn.weight":{"dtype":"F32","shape":[1],"data_offsets":[20,24]},)"
-      R"("h":{"dtype":"F16","shape":[2,3],"data_offsets":[24,36]}})";
+      R"("bn.bias":{"data_offsets":[8,12],"dtype":"F32","shape":[1]},)"
+      R"("bn.num_batches_tracked":{"data_offsets":[0,8],"dtype":"I64","shape":[]},)"
+      R"("bn.running_mean":{"data_offsets":[12,16],"dtype":"F32","shape":[1]},)"
+      R"("bn.running_var":{"data_offsets":[16,20],"dtype":"F32","shape":[1]},)"
+      R"("bn.weight":{"data_offsets":[20,24],"dtype":"F32","shape":[1]},)"
+      R"("h":{"data_offsets":[24,36],"dtype":"F16","shape":[2,3]}})";
   REQUIRE(bytes.substr(8, header.size()) == header);
   const std::string data = bytes.substr(bytes.size() - 36);
   CHECK(bytes.size() % 8 == 36 % 8);  // the header is padded

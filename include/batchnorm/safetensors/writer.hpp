@@ -162,7 +162,7 @@ inline std::vector<const SafetensorsWriter::Tensor*> SafetensorsWriter::in_order
 }
 
 inline std::string SafetensorsWriter::header(const std::vector<const Tensor*>& tensors) const {
-  auto all = nlohmann::ordered_json::object();
+  auto all = nlohmann::json::object();
   if (!metadata_.empty()) all["__metadata__"] = metadata_;
   std::uint64_t end = 0;
   for (const Tensor* t : tensors) {
@@ -171,7 +171,7 @@ inline std::string SafetensorsWriter::header(const std::vector<const Tensor*>& t
   }
   // dump() would throw an error of its own for bytes that are no text.
   std::string text = all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  if (nlohmann::ordered_json::parse(text) != all)
+  if (nlohmann::json::parse(text) != all)
     detail::fail<std::invalid_argument>("[safetensors] expected names and metadata in UTF-8");
   text.resize((text.size() + 7) / 8 * 8, ' ');  // the data start at a multiple of 8
   return text;
