@@ -38,8 +38,9 @@ template <class A>
 void normalize(const View& x, const Normalizer& by, const Affine<A>& affine, const View& y,
                const Resources& with) {
   const Call<A> call({{x, {}}, y}, false, with.workspace);
-  prepare_normalize(call, 0, x.channels, by, affine);
-  run_all(call.plan, with.workers, call.k.step(call.v.in[0], call.v.out));
+  const auto settle = [&](Index c0, Index c1) { prepare_normalize(call, c0, c1, by, affine); };
+  const Step map = call.k.step(call.v.in[0], call.v.out);
+  by_groups(call.plan, with.workers, nullptr, {}, settle, map);
   normalize_slowly(call, by, affine);
 }
 
@@ -53,10 +54,9 @@ void forward(const View& x, double eps, const Affine<A>& affine, const Statistic
     finish_moments(call, c0, c1, eps, out);       // mu, var, inv_std
     prepare_normalize(call, c0, c1, by, affine);  // mean, scale, shift
   };
-  by_groups(call.plan, with.workers,                 //
-            moments_step(call), call.sums,           // sum d, sum d^2
-            settle,                                  //
-            call.k.step(call.v.in[0], call.v.out));  // y = (x - mean) * scale + shift
+  const Step sum = moments_step(call);                     // sum d, sum d^2
+  const Step map = call.k.step(call.v.in[0], call.v.out);  // y = (x - mean) * scale + shift
+  by_groups(call.plan, with.workers, &sum, call.sums, settle, map);
   normalize_slowly(call, by, affine);
 }
 
@@ -88,10 +88,9 @@ void backward(const View& x, const View& dy, const Normalizer& by, const Affine<
     finish_gradients(call, c0, c1, by, out);                        // dbeta, dgamma
     prepare_input_gradient(call, c0, c1, by, affine, out, call.n);  // scale, slope, shift
   };
-  by_groups(call.plan, with.workers,              //
-            gradients_step(call, by), call.sums,  // sum dy, sum dy * x_hat
-            settle,                               //
-            input_gradient_step(call, by));       // dx
+  const Step sum = gradients_step(call, by);       // sum dy, sum dy * x_hat
+  const Step map = input_gradient_step(call, by);  // dx
+  by_groups(call.plan, with.workers, &sum, call.sums, settle, map);
   input_gradient_slowly(call, by, affine, nullptr, call.n);
 }
 
@@ -118,12 +117,11 @@ void apply_maps(const View& x, const View& y, const MapOf& map_of) {
     Operands v{{x.some(c0, c0 + n), {}}, y.some(c0, c0 + n)};
     const Plan plan = plan_for(v, false);
     run_all(plan, Workers(), k.step(v.in[0], v.out));
-    for (Index c = 0; c < n; ++c) {
-      if (fits[c]) continue;
+    k.for_each_unfit(0, n, [&](Index c) {
       const ChannelMap m = map_of(c0 + c);
       exact::normalize<A>(v.in[0], v.out, c, {wide<A>(mu[c]), 0, wide<A>(inv_std[c])},
                           wide<A>(m.gamma), wide<A>(m.beta));
-    }
+    });
   }
 }
 

@@ -56,14 +56,14 @@ class Crew {
     crew.body_ = &body;
     crew.tasks_ = tasks;
     crew.threads_ = threads;
-    for (Share& share : crew.shares_) share.taken.store(0, std::memory_order_relaxed);
+    for (Share& share : crew.shares_) share.taken.store(0, relaxed);
     crew.missing_ = threads - 1 - crew.present_;
-    const State number = crew.state_.load(std::memory_order_relaxed) / one_run + 1;
+    const State number = crew.state_.load(relaxed) / one_run + 1;
     const State free_places = static_cast<State>(threads - 1) * one_place;
     crew.state_.store(number * one_run + free_places, std::memory_order_release);
     crew.start_helpers();
     crew.work(0);
-    crew.state_.fetch_or(closed, std::memory_order_relaxed);
+    crew.state_.fetch_or(closed, relaxed);
     for (int turn = 0; helpers_at_work(crew.state_.load(std::memory_order_acquire)); ++turn) {
       if (turn > 4096) std::this_thread::yield();  // helpers are at their last tasks
     }
@@ -98,6 +98,10 @@ class Crew {
   }
 
  private:
+  static constexpr auto relaxed = std::memory_order_relaxed;
+
+  // What many threads change while they work lies on lines of the cache of its own. They look at a
+  // number before they change it: 16 threads that only look do not wait for one another.
   struct alignas(64) Share {
     std::atomic<Index> taken{0};  // tasks of the share
   };
@@ -110,7 +114,7 @@ class Crew {
 
   /// Enters a run that the helper has not been in, and sets `helped` to its number.
   [[nodiscard]] bool enters(State& helped) {
-    State state = state_.load(std::memory_order_relaxed);
+    State state = state_.load(relaxed);
     while (!(state & closed) && state % closed >= one_place && state / one_run != helped) {
       if (!state_.compare_exchange_weak(state, state - one_place + 1)) continue;
       helped = state / one_run;
@@ -123,7 +127,7 @@ class Crew {
   /// go on without its caller.
   void start_helpers() noexcept {
     for (int k = 0; k < 2; ++k) {
-      if (missing_.fetch_sub(1) <= 0) return;
+      if (missing_.load(relaxed) <= 0 || missing_.fetch_sub(1) <= 0) return;
       ++present_;
       ++owners_;
       is_starting() = true;
@@ -141,8 +145,9 @@ class Crew {
       const Index s = (first + k) % threads_;
       const Index begin = s * tasks_ / threads_, end = (s + 1) * tasks_ / threads_;
       std::atomic<Index>& taken = shares_[static_cast<std::size_t>(s)].taken;
-      for (Index n; (n = taken.fetch_add(1, std::memory_order_relaxed)) < end - begin;) {
-        (*body_)(begin + n);
+      while (taken.load(relaxed) < end - begin) {
+        const Index n = taken.fetch_add(1, relaxed);
+        if (n < end - begin) (*body_)(begin + n);
       }
     }
   }
@@ -151,10 +156,10 @@ class Crew {
   std::vector<Share> shares_;
   const FunctionRef<Index>* body_ = nullptr;
   Index tasks_ = 0, threads_ = 0;
-  std::atomic<State> state_{closed};
   std::atomic<Index> present_{0};  // helpers that were started and have not gone
   std::atomic<Index> missing_{0};  // helpers that are still to be started
   std::atomic<Index> owners_{1};   // the caller, and helpers until they return
+  alignas(64) std::atomic<State> state_{closed};
 };
 
 template <class Device>

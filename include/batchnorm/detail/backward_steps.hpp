@@ -35,13 +35,13 @@ void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer&
   };
   for_channels(c0, c1, finish, out.dbeta, out.dgamma, call.k.fits, sums.of[0], sums.of[1], by.mean,
                by.inv_std, call.inv_std);
-  for (Index c = c0; c < c1; ++c) {
-    if (call.k.fits[c] || !by.is_finite(c)) continue;
+  call.k.for_each_unfit(c0, c1, [&](Index c) {
+    if (!by.is_finite(c)) return;
     const View &x = call.v.in[0], &dy = call.v.in[1];
     const auto exact_sums = exact::sum_gradients<A>(x, dy, c, wide_statistics(call, c, by), dz);
     out.dbeta[c] = narrow<double>(exact_sums.dbeta);
     out.dgamma[c] = narrow<double>(exact_sums.dgamma);
-  }
+  });
 }
 
 /// dx = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n) as
@@ -77,14 +77,13 @@ void prepare_input_gradient(const Call<A>& call, Index c0, Index c1, const Norma
   };
   for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, call.mean_dy, call.slope, k.fits, by.mean,
                by.inv_std, sums.dbeta, sums.dgamma);
-  for (Index c = c0; c < c1; ++c) {
-    if (k.fits[c]) continue;
+  k.for_each_unfit(c0, c1, [&](Index c) {
     // In double, sums of finite floats are finite. So where a sum is not, dx is NaN.
     const bool finite_sums =
         std::is_same_v<A, double> || (is_finite(sums.dbeta[c]) && is_finite(sums.dgamma[c]));
     call.mean_dy[c] = call.slope[c] = 0;
     k.set_aside(c, by.is_finite(c) && finite_sums);
-  }
+  });
 }
 template <class A>
 [[nodiscard]] Step input_gradient_step(const Call<A>& call, const Normalizer& by) {

@@ -76,6 +76,18 @@ struct MapCoefficients {
     scale[c] = finite ? A(1) : not_a_number<A>();
     fits[c] = !finite;
   }
+  /// Calls f(c) for the channels in [c0, c1) that do not fit. They are rare: it skips 32 at once.
+  template <class F>
+  void for_each_unfit(Index c0, Index c1, const F& f) const {
+    for (Index end; c0 < c1; c0 = end) {
+      end = (std::min)(c0 + 32, c1);
+      std::int64_t all_fit = 1;
+      for (Index c = c0; c < end; ++c) all_fit &= fits[c];
+      for (Index c = c0; c < end && !all_fit; ++c) {
+        if (!fits[c]) f(c);
+      }
+    }
+  }
   [[nodiscard]] Step step(const View& from, const View& to) const {
     return {from.elements->normalize, sizeof(A), {mean, scale, shift}, {{from, {}}, to}};
   }

@@ -110,7 +110,7 @@ inline constexpr Index long_row = 1024;
 /// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
 [[nodiscard]] inline Plan plan_for(Operands& v, bool twice) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
-  constexpr Index task = 32 * 1024;            // values that are worth a task
+  constexpr Index task = 16 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
   constexpr Index longest = 224;               // values of a run that is taken as columns
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
@@ -141,10 +141,12 @@ inline constexpr Index long_row = 1024;
     cut_runs(plan, twice, std::clamp<Index>(plan.values / task, 1, most_tasks));
   }
   plan.groups = divided_up(x.channels, plan.group_channels);
-  const Index slabs = std::clamp<Index>(x.count() * plan.group_channels / task, 1,
-                                        std::max<Index>(most_tasks / plan.groups, 1));
+  // A power of two, so that 2, 4, 8 or 16 threads have equal shares.
+  const Index worth = (std::min)(x.count() * plan.group_channels / task, most_tasks / plan.groups);
+  Index slabs = 1;
+  while (2 * slabs <= worth) slabs *= 2;
   plan.slab_blocks = divided_up(plan.blocks, slabs);
-  if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 8) * 8;  // summed in fours
+  if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 4) * 4;  // summed in fours
   plan.slabs = divided_up(plan.blocks, plan.slab_blocks);
   return plan;
 }

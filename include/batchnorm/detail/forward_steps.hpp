@@ -32,13 +32,12 @@ void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const S
   };
   for_channels(c0, c1, finish, out.mean, out.var, call.k.fits, call.v0, sums.of[0], sums.of[1]);
   inverse_roots(out.var + c0, c1 - c0, eps, out.inv_std + c0);
-  for (Index c = c0; c < c1; ++c) {
-    if (call.k.fits[c]) continue;
+  call.k.for_each_unfit(c0, c1, [&](Index c) {
     const auto measured = exact::measure<A>(call.v.in[0], c, eps);
     out.mean[c] = narrow<double>(measured.mean);
     out.var[c] = narrow<double>(measured.var);
     out.inv_std[c] = narrow<double>(measured.inv_std);
-  }
+  });
 }
 
 /// Channels [c0, c1) of a parameter; if it is null, what stands for it.
@@ -61,9 +60,7 @@ void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients
            fits_as_factor(static_cast<A>(inv_std));
   };
   for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, k.fits, by.mean, by.inv_std);
-  for (Index c = c0; c < c1; ++c) {
-    if (!k.fits[c]) k.set_aside(c, by.is_finite(c));
-  }
+  k.for_each_unfit(c0, c1, [&](Index c) { k.set_aside(c, by.is_finite(c)); });
 }
 template <class A>
 void prepare_normalize(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
@@ -87,9 +84,8 @@ template <class A>
 /// Calls f(c, statistics) for the channels that were set aside.
 template <class A, class F>
 void for_each_slow_channel(const Call<A>& call, const Normalizer& by, const F& f) {
-  for (Index c = 0; c < call.plan.channels; ++c) {
-    if (!call.k.fits[c]) f(c, wide_statistics(call, c, by));
-  }
+  call.k.for_each_unfit(0, call.plan.channels,
+                        [&](Index c) { f(c, wide_statistics(call, c, by)); });
 }
 template <class A, class Y = exact::Z>
 void normalize_slowly(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,

@@ -229,13 +229,15 @@ inline void run_all(const Plan& plan, const Workers& workers, const Step& step,
 /// the same bits either way.
 [[nodiscard]] inline Index channels_of_task(const Plan& plan, Index threads) {
   constexpr Index least_columns = 128, in_cache = 64 * 1024;  // values
-  if (threads == 1 || plan.groups >= 4 * threads) return plan.group_channels;
+  const auto all_work = [threads](Index tasks) {  // at least 4 of 5 threads, all the time
+    return 4 * divided_up(tasks, threads) * threads <= 5 * tasks;
+  };
+  if (all_work(plan.groups)) return plan.group_channels;
   const Index even = divided_up(divided_up(plan.channels, threads), line_values) * line_values;
   const Index columns = (std::min)((std::max)(even, least_columns), plan.group_channels);
-  const Index tasks = divided_up(plan.channels, columns);
-  const bool can_be_cut = plan.in_columns && plan.inner == 1 && plan.fold == 1;
-  const bool all_work = 4 * divided_up(tasks, threads) * threads <= 5 * tasks;
-  if (can_be_cut && all_work && columns * plan.outer <= in_cache) return columns;
+  const bool can_be_cut = plan.in_columns && plan.inner == 1 && plan.fold == 1 &&
+                          columns * plan.outer <= in_cache;
+  if (can_be_cut && all_work(divided_up(plan.channels, columns))) return columns;
   return plan.slabs == 1 ? plan.group_channels : 0;
 }
 /// Calls f(c0, c1) for ranges of `width` channels, on several threads.
@@ -245,21 +247,24 @@ inline void each_range(const Plan& plan, const Workers& workers, Index width,
               [&](Index t) { f(t * width, (std::min)((t + 1) * width, plan.channels)); });
 }
 /// Sums all parts, calls settle(c0, c1) for channels [c0, c1), then maps all parts. If a thread can
-/// take some channels after others, it maps values from the cache that it has just summed.
-inline void by_groups(const Plan& plan, const Workers& workers, const Step& sum_step,
+/// take some channels after others, it maps values from the cache that it has just summed. A null
+/// sum_step stands for no sums.
+inline void by_groups(const Plan& plan, const Workers& workers, const Step* sum_step,
                       const SlabSums& sums, const FunctionRef<Index, Index>& settle,
                       const Step& map_step) {
   constexpr Index settled_at_once = 256;  // channels
   const Index of_task = channels_of_task(plan, threads_for(plan, workers));
   if (of_task == 0) {
-    run_all(plan, workers, sum_step, sums);
+    if (sum_step) run_all(plan, workers, *sum_step, sums);
     each_range(plan, workers, settled_at_once, settle);
     return run_all(plan, workers, map_step);
   }
   each_range(plan, workers, of_task, [&](Index c0, Index c1) {
-    for (Index s = 0; s < plan.slabs; ++s) run(plan, plan.part_of(c0, c1, s), sum_step, sums);
+    for (Index s = 0; s < plan.slabs && sum_step; ++s) {
+      run(plan, plan.part_of(c0, c1, s), *sum_step, sums);
+    }
     settle(c0, c1);
-    for (Index s = 0; s < plan.slabs; ++s) run(plan, plan.part_of(c0, c1, s), map_step, {});
+    run(plan, {c0, c1, 0, 0, plan.blocks}, map_step, {});
   });
 }
 

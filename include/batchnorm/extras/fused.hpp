@@ -104,12 +104,8 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
     prepare_normalize(call, c0, c1, by, affine);
     for (Index c = c0; c < c1; ++c) call.slope[c] = k.fits[c] ? slopes[c] : A(1);
   };
-  if (batch) {
-    by_groups(call.plan, core.workers, moments_step(call), call.sums, settle, map);
-  } else {
-    settle(0, call.plan.channels);
-    run_all(call.plan, core.workers, map);
-  }
+  const Step sum = batch ? moments_step(call) : Step{};
+  by_groups(call.plan, core.workers, batch ? &sum : nullptr, call.sums, settle, map);
   normalize_slowly(call, by, affine, [&](Index o, Index c, Index i, auto z) {
     decltype(z) y, with_r = call.v.in[1].data ? z + call.v.in[1].value(o, c, i) : z;
     activate<Act, 6>(with_r, with_r, decltype(z){slopes[c]}, y);
@@ -169,7 +165,7 @@ void write_dx(Core<A>& core, const Operands& operands, const Normalizer& by,
     prepare_input_gradient(call, c0, c1, by, affine, out, call.n);
     finish_z(call, c0, c1, by, z_shift);
   };
-  by_groups(call.plan, core.workers, sums, call.sums, settle, dx);
+  by_groups(call.plan, core.workers, &sums, call.sums, settle, dx);
   input_gradient_slowly(call, by, affine, nullptr, call.n, dz_of);
 }
 
