@@ -2,7 +2,6 @@
 #pragma once
 
 #include <Eigen/Core>
-#include <type_traits>
 
 #include "batchnorm/channel_affine.hpp"
 #include "batchnorm/detail/for_each_element.hpp"

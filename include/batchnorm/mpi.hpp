@@ -22,7 +22,6 @@
 #include <exception>
 #include <limits>
 #include <stdexcept>
-#include <string>
 
 #include "batchnorm/error.hpp"
 #include "batchnorm/sync/communicator.hpp"

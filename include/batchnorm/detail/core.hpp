@@ -3,7 +3,6 @@
 
 #include <Eigen/Core>
 #include <atomic>
-#include <string>
 #include <utility>
 
 #include "batchnorm/channel_affine.hpp"

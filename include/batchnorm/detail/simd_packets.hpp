@@ -7,7 +7,6 @@
 #include <type_traits>
 #include <utility>
 
-#include "batchnorm/detail/formulas.hpp"
 #include "batchnorm/detail/scalar.hpp"
 
 // simd.hpp by Eigen's packets, for compilers without GCC's vector types. Eigen chooses the packets

@@ -3,10 +3,8 @@
 
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 #include <utility>
 
-#include "batchnorm/detail/formulas.hpp"
 #include "batchnorm/detail/scalar.hpp"
 
 // simd.hpp with the vector types of GCC and clang: v - m, v * v and the like act on all lanes.

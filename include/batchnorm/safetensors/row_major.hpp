@@ -3,11 +3,9 @@
 
 #include <Eigen/Core>
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <type_traits>
 #include <vector>
 
 #include "batchnorm/detail/arguments.hpp"
