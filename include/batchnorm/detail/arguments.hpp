@@ -21,13 +21,12 @@ using Bare = std::remove_cv_t<std::remove_reference_t<X>>;
 template <class X>
 inline constexpr bool is_tensor =
     std::is_base_of_v<Eigen::TensorBase<X, Eigen::ReadOnlyAccessors>, X>;
-template <class Derived>
-std::true_type derives_from_dense(const Eigen::DenseBase<Derived>*);
-std::false_type derives_from_dense(const void*);
+/// Declared only: D for a type that derives from DenseBase<D>, void for other types.
+template <class D>
+D dense_of(const Eigen::DenseBase<D>*);
+void dense_of(const void*);
 template <class X>  // segment() of a vector derives from DenseBase<Block>, not from DenseBase<X>
-inline constexpr bool is_matrix = decltype(derives_from_dense(std::declval<X*>()))::value;
-template <class Derived>
-Derived dense_of(const Eigen::DenseBase<Derived>*);
+inline constexpr bool is_matrix = !std::is_void_v<decltype(dense_of(std::declval<X*>()))>;
 template <class X>
 inline constexpr bool is_tensor_ref = false;
 template <class P>
