@@ -136,10 +136,9 @@ inline void finish_writes_past_caches() {
 #endif
 }
 /// Starts to read a line of memory into the second-level cache.
-template <class T>
-BATCHNORM_INLINE void prefetch_line(const T* at) {
+BATCHNORM_INLINE void prefetch_line(const void* at) {
 #if defined(BATCHNORM_X86)
-  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+  _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1);
 #else
   static_cast<void>(at);
 #endif

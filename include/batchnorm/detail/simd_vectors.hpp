@@ -134,10 +134,7 @@ inline void finish_writes_past_caches() {
 #endif
 }
 /// Starts to read a line of memory into the second-level cache.
-template <class T>
-BATCHNORM_INLINE void prefetch_line(const T* at) {
-  __builtin_prefetch(at, 0, 2);
-}
+BATCHNORM_INLINE void prefetch_line(const void* at) { __builtin_prefetch(at, 0, 2); }
 
 // Floats as doubles. GCC 12 needs several instructions for a general conversion, where processors
 // have one.
