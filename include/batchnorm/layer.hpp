@@ -58,8 +58,6 @@ class BatchNorm {
                 "batchnorm: Scalar must be float, double, Eigen::half or Eigen::bfloat16");
   template <class X>
   using IfArgument = std::enable_if_t<!std::is_same_v<X, Saved>, int>;
-  template <class Number>
-  using IfNumber = std::enable_if_t<std::is_arithmetic_v<Number>, int>;
   /// The type of a result. It checks x's scalar, so that compilers report a wrong one before errors
   /// where the result is used.
   template <class X>
@@ -76,7 +74,7 @@ class BatchNorm {
   /// variance 1. Throws std::invalid_argument unless num_features >= 1 and the options are valid.
   explicit BatchNorm(Index num_features, Options options = {})
       : core_(num_features, options, in("BatchNorm")) {}
-  template <class Number, IfNumber<Number> = 0>
+  template <class Number, std::enable_if_t<std::is_arithmetic_v<Number>, int> = 0>
   BatchNorm(Index, Number, double = 0) = delete;  // say which: Options o; o.eps = 1e-5;
 
   // Forward. -------------------------------------------------------------------------------------
