@@ -106,14 +106,10 @@ inline void sum_runs(const Plan& plan, const Part& part, const Step& step, const
 /// The columns of a part's blocks. Where a channel has several, its numbers are copied to all of
 /// them.
 struct Columns {
-  Index fold, inner, c0, channels, width;
-  Index last_width;  // the last rows of a tensor may be fewer than `fold`
+  Index fold, inner, c0, channels, width = fold * channels * inner;
 
   Columns(const Plan& plan, const Part& part)
-      : fold(plan.fold), inner(plan.inner), c0(part.c0), channels(part.c1 - part.c0) {
-    width = fold * channels * inner;
-    last_width = (std::min)(fold, plan.outer - (part.b1 - 1) * fold) * channels * inner;
-  }
+      : fold(plan.fold), inner(plan.inner), c0(part.c0), channels(part.c1 - part.c0) {}
   [[nodiscard]] bool are_channels() const { return fold * inner == 1; }
 
   /// Copies a number of each channel to its columns, in whole packets: what is too much for a
@@ -172,9 +168,10 @@ inline void over_columns(const Plan& plan, const Part& part, const Columns& colu
     block.past_caches = plan.past_caches && fills_lines(step.v.out, block);
     step.loops.columns(block);
   };
-  const Index whole = columns.last_width < columns.width ? part.b1 - 1 : part.b1;
+  const Index whole = (std::min)(part.b1, plan.outer / plan.fold);  // blocks of `fold` rows each
   over_rows(part.b0, whole, columns.width);
-  if (whole < part.b1) over_rows(whole, part.b1, columns.last_width);
+  const Index rows_left = plan.outer % plan.fold;
+  if (whole < part.b1) over_rows(whole, part.b1, rows_left * columns.channels * plan.inner);
 }
 inline void sum_columns(const Plan& plan, const Part& part, const Step& step, const Sums& sums) {
   const Columns columns(plan, part);
