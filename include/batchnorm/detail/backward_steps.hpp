@@ -21,9 +21,9 @@ template <class A>
 }
 /// dbeta = sum dy,  dgamma = sum dy * x_hat.  The loops used the mean rounded to A: `too_much`
 /// mends that. With an activation, dz(x, dy) stands for dy.
-template <class A, class Dz = exact::Dy>
+template <class A, class Dz = decltype(exact::dy_itself)>
 void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
-                      const GradientSums& out, const Dz& dz = {}) {
+                      const GradientSums& out, const Dz& dz = exact::dy_itself) {
   const Sums sums = call.sums.total(call.plan, c0, c1);
   const auto finish = [](double& dbeta, double& dgamma, std::int64_t& is_good, double sum_dy,
                          double sum_dy_x_hat, double mu, double inv_std, A enlarged_inv_std) {
@@ -97,9 +97,9 @@ template <class A>
 }
 /// dx of the channels that were set aside. `sums` are those of the whole batch, of which x may be a
 /// part; null if x is the whole batch.
-template <class A, class Dz = exact::Dy>
+template <class A, class Dz = decltype(exact::dy_itself)>
 void input_gradient_slowly(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
-                           const GradientSums* sums, double n, const Dz& dz = {}) {
+                           const GradientSums* sums, double n, const Dz& dz = exact::dy_itself) {
   const View &x = call.v.in[0], &dy = call.v.in[1];
   for_each_slow_channel(call, by, [&](Index c, const exact::Statistics<A>& s) {
     exact::GradientSums<A> both;

@@ -52,16 +52,11 @@ template <class A>
 }
 
 /// y of a layer without an activation: z itself.
-struct Z {
-  template <class W>
-  [[nodiscard]] W operator()(Index, Index, Index, W z) const {
-    return z;
-  }
-};
+inline constexpr auto z_itself = [](Index, Index, Index, auto z) { return z; };
 /// y = y_of(o, c, i, z),  z = gamma * (x - mu) * inv_std + beta
-template <class A, class Y = Z>
+template <class A, class Y = decltype(z_itself)>
 void normalize(const View& x, const View& y, Index c, const Statistics<A>& s, Wide<A> gamma,
-               Wide<A> beta, const Y& y_of = {}) {
+               Wide<A> beta, const Y& y_of = z_itself) {
   const Wide<A> scale = gamma * s.inv_std;
   for_each(x, [&](Index o, Index i) {
     Wide<A> z;
@@ -76,12 +71,7 @@ struct GradientSums {
   bool finite = true;
 };
 /// dz of a layer without an activation: dy itself.
-struct Dy {
-  template <class S, class W>
-  [[nodiscard]] W operator()(Index, const S&, W, W dy) const {
-    return dy;
-  }
-};
+inline constexpr auto dy_itself = [](Index, const auto&, auto, auto dy) { return dy; };
 
 /// dbeta = sum dz,  dgamma = sum dz * x_hat,  with dz = dz_of(c, statistics, x, dy)
 template <class A, class Dz>

@@ -87,9 +87,9 @@ void for_each_slow_channel(const Call<A>& call, const Normalizer& by, const F& f
   call.k.for_each_unfit(0, call.plan.channels,
                         [&](Index c) { f(c, wide_statistics(call, c, by)); });
 }
-template <class A, class Y = exact::Z>
+template <class A, class Y = decltype(exact::z_itself)>
 void normalize_slowly(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
-                      const Y& y_of = {}) {
+                      const Y& y_of = exact::z_itself) {
   for_each_slow_channel(call, by, [&](Index c, const exact::Statistics<A>& s) {
     const auto gamma = wide<A>(affine.gamma_of(c)), beta = wide<A>(affine.beta_of(c));
     exact::normalize<A>(call.v.in[0], call.v.out, c, s, gamma, beta, y_of);
