@@ -110,20 +110,17 @@ struct Call {
       return (static_cast<std::size_t>(plan.channels) * bytes + sizeof(Line) - 1) / sizeof(Line);
     };
     const std::size_t of_double = lines(sizeof(double)), of_a = lines(sizeof(A));
-    const std::size_t slabs = static_cast<std::size_t>(plan.slabs);
-    const std::size_t all = (2 + 2 * slabs) * of_double + 6 * of_a;
+    const std::size_t all = static_cast<std::size_t>(2 + 2 * plan.slabs) * of_double + 6 * of_a;
     if (memory.size() < all) memory.resize(all);
     Line* next = memory.data();
-    const auto take = [&next](auto*& numbers, std::size_t count) {
+    const auto take = [&](auto*& numbers) {
       numbers = reinterpret_cast<std::remove_reference_t<decltype(numbers)>>(next);
-      next += count;
+      next += lines(sizeof *numbers);
     };
-    take(v0, of_double), take(sums.first, 2 * slabs * of_double);
+    take(v0), take(k.mean), take(k.scale), take(k.shift), take(k.fits);
+    take(inv_std), take(mean_dy), take(slope);
+    take(sums.first);  // and all that is left: 2 arrays for each slab
     sums.stride = static_cast<Index>(of_double * sizeof(Line) / sizeof(double));
-    for (A** const numbers : {&k.mean, &k.scale, &k.shift, &inv_std, &mean_dy, &slope}) {
-      take(*numbers, of_a);
-    }
-    take(k.fits, of_double);
   }
 };
 
