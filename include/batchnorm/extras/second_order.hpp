@@ -37,10 +37,8 @@ namespace detail {
 /// Writes them, rounded to A and then to the type of the elements.
 template <class A>
 void write_channel(const View& v, Index c, const Eigen::ArrayXd& values) {
-  for (Index o = 0; o < v.outer; ++o) {
-    for (Index i = 0; i < v.inner; ++i)
-      v.elements->write(v.at(o, c, i), static_cast<double>(narrow<A>(values[o * v.inner + i])));
-  }
+  exact::for_each(
+      v, [&](Index o, Index i) { exact::put<A>(v, o, c, i, wide<A>(values[o * v.inner + i])); });
 }
 /// Channel c of the formulas below. `at` are x, dy, v, dF/dx and dF/ddy. Writes the last two
 /// and returns dF/dgamma.
