@@ -36,8 +36,7 @@ struct ChannelAffine {
   /// a matrix of N rows, of a scalar that holds Param's values. Throws std::invalid_argument unless
   /// x has C channels, std::logic_error if scale, center and shift differ in length.
   template <class X>
-  [[nodiscard]] typename detail::Argument<X>::Plain apply(
-      const X& x, ChannelAxis axis = ChannelAxis::first) const {
+  [[nodiscard]] detail::PlainOf<X> apply(const X& x, ChannelAxis axis = ChannelAxis::first) const {
     return detail::written(x, [&](const auto& values, auto& y) { apply(values, y, axis); });
   }
   /// The same into y, already of x's shape: x itself, or apart from it. It allocates nothing.

@@ -50,9 +50,9 @@ struct FoldedWeights {
 
 namespace detail {
 
-/// The plain type of weights that are passed as X, and the type of their bias.
+/// For weights that are passed as X: the result, and the bias.
 template <class X>
-using PlainWeight = typename Argument<X>::Plain;
+using Folded = FoldedWeights<PlainOf<X>>;
 template <class X>
 using BiasOf = Eigen::Matrix<typename Argument<X>::Scalar, Eigen::Dynamic, 1>;
 
@@ -88,16 +88,14 @@ template <class Bias>
 /// Folds into the layer before. output_of(index) is the output channel of a weight, below
 /// `outputs`.
 template <class X, class Norm, class OutputOf>
-[[nodiscard]] FoldedWeights<PlainWeight<X>> fold_into_outputs(const X& weight,
-                                                              const BiasOf<X>& bias,
-                                                              const Norm& norm, Index outputs,
-                                                              const OutputOf& output_of,
-                                                              const Where& where) {
+[[nodiscard]] Folded<X> fold_into_outputs(const X& weight, const BiasOf<X>& bias, const Norm& norm,
+                                          Index outputs, const OutputOf& output_of,
+                                          const Where& where) {
   using Scalar = typename Argument<X>::Scalar;
   static_assert(is_supported_scalar<Scalar>,
                 "batchnorm: weights must be of float, double, Eigen::half or Eigen::bfloat16");
   const ChannelAffine<double> map = unrounded_map(norm);
-  FoldedWeights<PlainWeight<X>> folded{PlainWeight<X>(weight), BiasOf<X>(outputs)};
+  Folded<X> folded{PlainOf<X>(weight), BiasOf<X>(outputs)};
   if (const Index channels = map.scale.size(); outputs != channels) {
     where.invalid({"expected ", channels, " output channels, as the batch norm has, got ", outputs,
                    " in weights of ", shape_of(folded.weight).text()});
@@ -123,9 +121,9 @@ constexpr void check_rank() {
 
 /// A linear layer, then norm, as one linear layer.
 template <class X, class Norm>
-[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_linear(
-    const X& weight, const detail::BiasOf<X>& bias, const Norm& norm,
-    LinearLayout layout = LinearLayout::out_in) {
+[[nodiscard]] detail::Folded<X> fold_into_linear(const X& weight, const detail::BiasOf<X>& bias,
+                                                 const Norm& norm,
+                                                 LinearLayout layout = LinearLayout::out_in) {
   detail::check_rank<2, 2, X>();
   const std::size_t axis = layout == LinearLayout::out_in ? 0 : 1;
   return detail::fold_into_outputs(weight, bias, norm, detail::shape_of(weight).extents[axis],
@@ -136,9 +134,9 @@ template <class X, class Norm>
 /// A convolution, then norm, as one convolution: in one, two or three dimensions, with any stride,
 /// padding, dilation and number of groups.
 template <class X, class Norm>
-[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_conv(
-    const X& weight, const detail::BiasOf<X>& bias, const Norm& norm,
-    ConvLayout layout = ConvLayout::oihw) {
+[[nodiscard]] detail::Folded<X> fold_into_conv(const X& weight, const detail::BiasOf<X>& bias,
+                                               const Norm& norm,
+                                               ConvLayout layout = ConvLayout::oihw) {
   detail::check_rank<3, 5, X>();
   constexpr std::size_t last = static_cast<std::size_t>(detail::Argument<X>::rank) - 1;
   const auto extents = detail::shape_of(weight).extents;
@@ -156,7 +154,7 @@ template <class X, class Norm>
 /// A transposed convolution, then norm, as one transposed convolution. Its weights do not show the
 /// number of groups, so `groups` does.
 template <class X, class Norm>
-[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_transposed_conv(
+[[nodiscard]] detail::Folded<X> fold_into_transposed_conv(
     const X& weight, const detail::BiasOf<X>& bias, const Norm& norm, Eigen::Index groups = 1,
     TransposedConvLayout layout = TransposedConvLayout::iohw) {
   detail::check_rank<3, 5, X>();
@@ -179,9 +177,10 @@ template <class X, class Norm>
 /// norm, then a linear layer, as one linear layer. If (N, C, H, W) is flattened between the two,
 /// each channel has H * W features in a row. If (N, H, W, C) is flattened, use ChannelAxis::last.
 template <class X, class Norm>
-[[nodiscard]] FoldedWeights<detail::PlainWeight<X>> fold_into_next_linear(
-    const Norm& norm, const X& weight, const detail::BiasOf<X>& bias,
-    LinearLayout layout = LinearLayout::out_in, ChannelAxis flattened = ChannelAxis::first) {
+[[nodiscard]] detail::Folded<X> fold_into_next_linear(const Norm& norm, const X& weight,
+                                                      const detail::BiasOf<X>& bias,
+                                                      LinearLayout layout = LinearLayout::out_in,
+                                                      ChannelAxis flattened = ChannelAxis::first) {
   using Scalar = typename detail::Argument<X>::Scalar;
   using Index = Eigen::Index;
   detail::check_rank<2, 2, X>();
@@ -196,8 +195,7 @@ template <class X, class Norm>
                    inputs, " in weights of ", shape.text()});
   }
   Eigen::VectorXd b = detail::checked_bias(bias, outputs, where);
-  FoldedWeights<detail::PlainWeight<X>> folded{detail::PlainWeight<X>(weight),
-                                               detail::BiasOf<X>(outputs)};
+  detail::Folded<X> folded{detail::PlainOf<X>(weight), detail::BiasOf<X>(outputs)};
   detail::for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
     const Index input = i[1 - output_axis];
     const Index c =

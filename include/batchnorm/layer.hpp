@@ -63,7 +63,7 @@ class BatchNorm {
   template <class X>
   using PlainOf =
       std::enable_if_t<detail::check_scalar<Scalar, typename detail::Argument<X>::Scalar>() || true,
-                       typename detail::Argument<X>::Plain>;
+                       detail::PlainOf<X>>;
 
  public:
   using Param = detail::ParamOf<Scalar>;

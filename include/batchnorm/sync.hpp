@@ -113,7 +113,7 @@ class SyncBatchNorm {
     forward_together(part(x, y));
   }
   template <class X>
-  [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
+  [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
 
@@ -123,7 +123,7 @@ class SyncBatchNorm {
     backward_together(part(x, dy, dx));
   }
   template <class X, class Dy>
-  [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
+  [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
     return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
 

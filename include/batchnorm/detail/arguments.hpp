@@ -76,6 +76,10 @@ struct Argument<X, std::enable_if_t<is_matrix<X>>> {
   static constexpr bool is_fixed_size = Plain::MaxSizeAtCompileTime != Eigen::Dynamic;
 };
 
+/// The type of a result of an X's shape and storage order.
+template <class X>
+using PlainOf = typename Argument<X>::Plain;
+
 inline constexpr int mixed_orders = -1;
 /// The storage order of a call: that of its directly accessed arguments, or mixed_orders if these
 /// differ, or x's if there are none. X... are the types of the arguments, the first is x's.
@@ -106,20 +110,19 @@ template <int order, class X>
 
 /// A plain object of x's shape, for a result.
 template <class X>
-[[nodiscard]] typename Argument<X>::Plain like(const X& x) {
-  using Plain = typename Argument<X>::Plain;
+[[nodiscard]] PlainOf<X> like(const X& x) {
   if constexpr (Argument<X>::is_fixed_size) {
-    return Plain(x);  // compilers warn if elements that have no values yet are copied
+    return PlainOf<X>(x);  // compilers warn if elements that have no values yet are copied
   } else if constexpr (is_matrix<X>) {
-    return Plain(x.rows(), x.cols());
+    return PlainOf<X>(x.rows(), x.cols());
   } else {
-    return Plain(x.dimensions());
+    return PlainOf<X>(x.dimensions());
   }
 }
 
 /// A plain object of x's shape that write(values of x, object) has written.
 template <class X, class Write>
-[[nodiscard]] typename Argument<X>::Plain written(const X& x, const Write& write) {
+[[nodiscard]] PlainOf<X> written(const X& x, const Write& write) {
   const auto& values = evaluated<Argument<X>::order>(x);
   auto result = like(values);
   write(values, result);

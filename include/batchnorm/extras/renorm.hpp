@@ -81,7 +81,7 @@ class BatchRenorm {
   }
 
   template <class X>
-  [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
+  [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
   /// The same into y, apart from x.
@@ -105,7 +105,7 @@ class BatchRenorm {
   }
 
   template <class X, class Dy>
-  [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
+  [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
     return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
   /// The same into dx, which may be dy.

@@ -86,7 +86,7 @@ template <class Param>
 /// double on the calling thread. Throws std::logic_error if there was no forward or it wrote y over
 /// x, and std::invalid_argument for other shapes and lengths.
 template <class Scalar, int spatial, class X, class Dy, class V>
-[[nodiscard]] SecondGradients<typename detail::Argument<X>::Plain> backward_of_backward(
+[[nodiscard]] SecondGradients<detail::PlainOf<X>> backward_of_backward(
     const BatchNorm<Scalar, spatial>& layer, const Saved& saved, const X& x, const Dy& dy,
     const V& v, const WithRespectTo& other = {}) {
   const detail::Where where{"batchnorm", "backward_of_backward"};
@@ -104,8 +104,8 @@ template <class Scalar, int spatial, class X, class Dy, class V>
   if (in_dy != in_x || in_v != in_x)
     where.invalid({"expected x, dy and v of the forward's shape ", saved.shape.text(), ", got ",
                    in_x.text(), ", ", in_dy.text(), " and ", in_v.text()});
-  SecondGradients<typename detail::Argument<X>::Plain> result{
-      detail::like(x_values), detail::like(x_values), Eigen::VectorXd::Zero(channels)};
+  SecondGradients<detail::PlainOf<X>> result{detail::like(x_values), detail::like(x_values),
+                                             Eigen::VectorXd::Zero(channels)};
   const auto f = [&](const detail::Shape&, const auto& at_x, const auto&... views) {
     for (Eigen::Index c = 0; c < channels && at_x.size() > 0; ++c)
       result.gamma[c] = detail::second_gradients(layer.core(), saved, c, other, {at_x, views...});
@@ -119,7 +119,7 @@ template <class Scalar, int spatial, class X, class Dy, class V>
 
 /// The same for the layer's last forward.
 template <class Scalar, int spatial, class X, class Dy, class V>
-[[nodiscard]] SecondGradients<typename detail::Argument<X>::Plain> backward_of_backward(
+[[nodiscard]] SecondGradients<detail::PlainOf<X>> backward_of_backward(
     const BatchNorm<Scalar, spatial>& layer, const X& x, const Dy& dy, const V& v,
     const WithRespectTo& other = {}) {
   return backward_of_backward(layer, layer.saved(), x, dy, v, other);

@@ -47,7 +47,7 @@ class Switched {
   }
 
   template <class X>
-  [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
+  [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
   /// The same into y: apart from x or, where running statistics normalize, x itself.
@@ -59,7 +59,7 @@ class Switched {
   }
 
   template <class X, class Dy>
-  [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
+  [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
     return layer_->backward(x, dy);
   }
   template <class X, class Dy, class Dx>

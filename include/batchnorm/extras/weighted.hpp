@@ -67,7 +67,7 @@ class Weighted {
       : layer_(&layer), at_zero_(at_zero) {}
 
   template <class X, class W>
-  [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x, Weights<W> by) {
+  [[nodiscard]] detail::PlainOf<X> forward(const X& x, Weights<W> by) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y, by); });
   }
   /// The same into y, apart from x.
@@ -80,7 +80,7 @@ class Weighted {
   }
 
   template <class X, class Dy>
-  [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
+  [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
     return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
   /// The same into dx, which may be dy.

@@ -66,7 +66,7 @@ class GhostBatches {
                                             detail::Writes{"y", y});
   }
   template <class X>
-  [[nodiscard]] typename detail::Argument<X>::Plain forward(const X& x) {
+  [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
     return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
   }
 
@@ -88,7 +88,7 @@ class GhostBatches {
                                          detail::Reads{"dy", dy}, detail::Writes{"dx", dx});
   }
   template <class X, class Dy>
-  [[nodiscard]] typename detail::Argument<X>::Plain backward(const X& x, const Dy& dy) {
+  [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
     return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
   }
 
