@@ -19,8 +19,8 @@ template <class A>
   const View &x = call.v.in[0], &dy = call.v.in[1];
   return {x.elements->gradients, sizeof(A), {call.k.mean, call.inv_std}, {{x, dy}, {}}};
 }
-/// dbeta = sum dy,  dgamma = sum dy * x_hat.  The loops used the mean rounded to A: `too_much`
-/// mends that. With an activation, dz(x, dy) stands for dy.
+/// dbeta = sum dy,  dgamma = sum dy * x_hat.  The loops use the mean rounded to A, by which each of
+/// their x_hat is too large by `too_much`. With an activation, dz(x, dy) stands for dy.
 template <class A, class Dz = decltype(exact::dy_itself)>
 void finish_gradients(const Call<A>& call, Index c0, Index c1, const Normalizer& by,
                       const GradientSums& out, const Dz& dz = exact::dy_itself) {

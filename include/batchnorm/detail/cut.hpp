@@ -100,8 +100,8 @@ inline constexpr Index long_row = 1024;
 /// if there are enough rows to pay for copies of the coefficients.
 [[nodiscard]] inline bool are_columns(const Operands& v, Index longest_run) {
   const View& x = v.in[0];
-  // In columns, a run has at most this many values for each row. Runs of whole vectors are fast
-  // too.
+  // The most values of a run for each of x.outer rows: then the rows pay for the copies. Fewer for
+  // runs of whole lines, which are fast as runs too.
   const Index short_run_for_a_row = x.inner % line_values == 0 ? 4 : 16;
   return x.inner <= (std::min)(short_run_for_a_row * x.outer, longest_run) &&
          v.all([](const View& u) { return u.channel_stride == u.inner; });

@@ -47,14 +47,13 @@ struct Loops {
 template <class N, class Isa>
 struct BothSums {
   using V = Vector<N, Isa>;
-  using T = Terms<V>;
-  using Wide = Vector<double, Isa>;
+  using Doubles = Vector<double, Isa>;
   static constexpr bool is_double = std::is_same_v<N, double>;
   static constexpr std::size_t parts = is_double ? 4 : 2;
   static constexpr Index half = lanes<double, Isa>;  // columns: the floats of parts 0 and 1
-  Wide first[parts] = {}, second[parts] = {};
+  Doubles first[parts] = {}, second[parts] = {};
 
-  BATCHNORM_INLINE void add(const T& a) {
+  BATCHNORM_INLINE void add(const Terms<V>& a) {
     if constexpr (is_double) {
       first[0] += a.first;
       second[0] += a.first * a.factor;
@@ -63,7 +62,8 @@ struct BothSums {
       add_floats(a.first * a.factor, second);
     }
   }
-  BATCHNORM_INLINE void add(const T& a, const T& b, const T& c, const T& d) {
+  BATCHNORM_INLINE void add(const Terms<V>& a, const Terms<V>& b, const Terms<V>& c,
+                            const Terms<V>& d) {
     if constexpr (is_double) {
       first[0] += a.first, first[1] += b.first, first[2] += c.first, first[3] += d.first;
       second[0] += a.first * a.factor, second[1] += b.first * b.factor;
@@ -75,8 +75,8 @@ struct BothSums {
       add_floats(ab + cd, second);
     }
   }
-  BATCHNORM_INLINE static void add_floats(const V& v, Wide* to) {
-    Wide low, high;
+  BATCHNORM_INLINE static void add_floats(const V& v, Doubles* to) {
+    Doubles low, high;
     widen<Isa>(v, low, high);
     to[0] += low, to[1] += high;
   }
@@ -84,8 +84,8 @@ struct BothSums {
   BATCHNORM_INLINE void add_to_run(const Block& b, Index r) const {
     add_to_run(first, b.sums[0] + r * run_sums), add_to_run(second, b.sums[1] + r * run_sums);
   }
-  BATCHNORM_INLINE static void add_to_run(const Wide* part, double* sums) {
-    Wide all = part[0] + part[1], before;
+  BATCHNORM_INLINE static void add_to_run(const Doubles* part, double* sums) {
+    Doubles all = part[0] + part[1], before;
     if constexpr (is_double) all += part[2] + part[3];
     load<Isa>(sums, before);
     store<Isa>(before + all, sums);
@@ -103,7 +103,7 @@ struct BothSums {
   }
 };
 
-/// A mask of `count` lanes of zeros, then as many of ones.
+/// `count` lanes of zeros, then `count` of ones. From lane r on, a mask for the last r of a vector.
 template <class N, std::size_t count>
 struct ZerosThenOnes {
   Bits<N> of[2 * count] = {};
@@ -267,8 +267,8 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     }
     for (; j < b.width; ++j) map_value<in_columns>(b, r, j, out);
   }
-  /// The last vector of any other row may overlap the one before it. It is computed before that one
-  /// is written, because y may be x.
+  /// The last vector of a row may overlap the one before it. It is computed before that one is
+  /// written, because y may be x. Rows that map_in_memory takes have no such vector.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_row(const Block& b, Index r) {
     T* const out = static_cast<T*>(b.out) + r * b.out_step;

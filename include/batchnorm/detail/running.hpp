@@ -32,8 +32,8 @@ struct RunningStatistics {
   using Param = typename Vector::Scalar;
   Vector mean, var;          // (C) each
   std::int64_t batches = 0;  // accepted training batches; a user may set any number
-  std::int64_t counted = 0;  // what batches was after the last of them
-  // (C, 2) how many of them did not move a channel's mean, and its variance.
+  std::int64_t counted = 0;  // batches after the last take(); a user may have lowered it since
+  // (C, 2) how many of the accepted batches did not move a channel's mean, and its variance.
   Eigen::Array<std::int64_t, Vector::RowsAtCompileTime, 2> skipped;
 
   void resize(Index channels) {

@@ -188,8 +188,8 @@ BATCHNORM_INLINE void read_floats(const Eigen::bfloat16* from, Floats<count>& to
   for (std::size_t l = 0; l < count; ++l) words[l] = static_cast<std::uint32_t>(halves[l]) << 16;
   read<float, count>(words, to);
 }
-/// A NaN that comes here is one: it stems from a 16-bit number or an operation, and so has no low
-/// bits to carry.
+/// NaN stays NaN. It comes from a 16-bit number or from an operation, so its low 16 bits are 0, and
+/// rounding does not carry into the upper half.
 template <class Isa, std::size_t count, class L>
 BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to, Eigen::bfloat16,
                                    L) {

@@ -209,8 +209,8 @@ BATCHNORM_INLINE void read_floats(const Eigen::bfloat16* from, Floats<count>& to
   to = reinterpret_cast<Floats<count>>(__builtin_convertvector(bits, Words<count>) << 16);
 #endif
 }
-/// A NaN that comes here is one: it stems from a 16-bit number or an operation, and so has no low
-/// bits to carry.
+/// NaN stays NaN. It comes from a 16-bit number or from an operation, so its low 16 bits are 0, and
+/// rounding does not carry into the upper half.
 template <class Isa, std::size_t count, std::size_t... L>
 BATCHNORM_INLINE void write_floats(const Floats<count>& v, HalfWords<count>& to, Eigen::bfloat16,
                                    std::index_sequence<L...>) {

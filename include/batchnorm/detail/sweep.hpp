@@ -112,8 +112,8 @@ struct Columns {
       : fold(plan.fold), inner(plan.inner), c0(part.c0), channels(part.c1 - part.c0) {}
   [[nodiscard]] bool are_channels() const { return fold * inner == 1; }
 
-  /// Copies a number of each channel to its columns, in whole packets: what is too much for a
-  /// channel, the next one overwrites.
+  /// Copies each channel's number to its columns, in whole packets: what a packet writes beyond
+  /// them, the next channel overwrites.
   template <class N>
   void copy(const void* numbers, void* copies) const {
     constexpr Index size = sizeof(ShortPacket<N>) / sizeof(N);
@@ -175,7 +175,7 @@ inline void over_columns(const Plan& plan, const Part& part, const Columns& colu
 }
 inline void sum_columns(const Plan& plan, const Part& part, const Step& step, const Sums& sums) {
   const Columns columns(plan, part);
-  alignas(line_bytes) char copies[5 * copies_bytes + line_bytes];  // of the fused formula
+  alignas(line_bytes) char copies[5 * copies_bytes + line_bytes];  // 5: of a sum in fused.hpp
   alignas(line_bytes) double of_columns[2][copies_bytes / sizeof(float)];
   Sums to = sums;
   for (int j = 0; j < 2; ++j) {

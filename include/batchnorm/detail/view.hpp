@@ -102,8 +102,8 @@ struct View {
          same(a.inner, a.inner_stride, b.inner_stride);
 }
 
-/// Do two views of one shape share elements? Unless both are dense, they must have the same strides,
-/// as blocks of one matrix do; others are not compared.
+/// Do two views of one shape share elements? Views that are not both dense are compared only if
+/// they have the same strides, as blocks of one matrix do; otherwise the result is false.
 [[nodiscard]] inline bool overlaps(const View& a, const View& b) {
   const auto place = [](const View& v) { return reinterpret_cast<std::intptr_t>(v.data); };
   const std::intptr_t bytes = a.elements->bytes, apart = place(b) - place(a);
