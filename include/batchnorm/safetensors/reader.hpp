@@ -128,20 +128,114 @@ class SafetensorsReader {
  private:
   static constexpr std::uint64_t largest_header = 100'000'000;  // the format's own limit
 
-  void open();
-  [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name) const;
-  [[nodiscard]] const SafetensorsEntry& numbers_of(const std::string& name) const;
-  [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name, int rank) const;
-  void read_bytes(const std::string& name, std::uint64_t from, char* to, std::size_t count);
+  void open() {
+    std::error_code error;
+    const std::uint64_t size = std::filesystem::file_size(in_.path, error);
+    if (error) in_.give_up({"expected a file to read, got: ", error.message()});
+    file_.open(in_.path, std::ios::binary);
+    if (!file_) in_.give_up({"expected a file that can be read"});
+    std::array<char, 8> length{};
+    if (size < length.size()) in_.refuse({"expected 8 bytes and a header, got ", size, " bytes"});
+    file_.read(length.data(), length.size());  // if this fails, so does the next read
+    if (std::string(length.data(), 4) == "PK\3\4")
+      in_.refuse(
+          {"expected a safetensors file, got a zip file, as torch.save writes: write it with "
+           "safetensors.torch.save_file"});
+    const auto header_size = detail::get_bytes<std::uint64_t>(length.data());
+    if (header_size > size - length.size() || header_size > largest_header) {
+      in_.refuse({"expected a header within the file of ", size, " bytes, and up to ",
+                  largest_header, ", got one of ", std::to_string(header_size)});
+    }
+    data_start_ = length.size() + header_size;
+    std::string header(static_cast<std::size_t>(header_size), '\0');
+    file_.read(header.data(), static_cast<std::streamsize>(header_size));
+    if (!file_) in_.give_up({"the header cannot be read"});  // GCOV_EXCL_BR_LINE: on a failing disk
+    header_ = detail::parse_header(in_, header, size - data_start_);
+  }
+
+  [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name) const {
+    const auto it = entries().find(name);
+    if (it == entries().end())
+      in_.refuse({name, ": expected it, got no such entry: entries() lists the names"});
+    return it->second;
+  }
+  /// Throws unless this library reads the entry's dtype.
+  [[nodiscard]] const SafetensorsEntry& numbers_of(const std::string& name) const {
+    const SafetensorsEntry& entry = entry_of(name);
+    if (!detail::with_dtype(entry.dtype, [](auto) {})) {
+      in_.refuse({name, ": expected dtype ", detail::dtypes_of_numbers, ", got ", entry.dtype,
+                  ", which bytes() reads"});
+    }
+    return entry;
+  }
+  [[nodiscard]] const SafetensorsEntry& entry_of(const std::string& name, int rank) const {
+    const SafetensorsEntry& entry = numbers_of(name);
+    if (entry.extents.size() != static_cast<std::size_t>(rank))
+      in_.refuse({name, ": expected rank ", rank, ", got ", detail::shape_text(entry.extents)});
+    return entry;
+  }
+
+  void read_bytes(const std::string& name, std::uint64_t from, char* to, std::size_t count) {
+    file_.clear();
+    file_.seekg(static_cast<std::streamoff>(data_start_ + from));
+    if (!file_.read(to, static_cast<std::streamsize>(count)))
+      in_.give_up({name, " cannot be read"});
+  }
   /// Reads all numbers of an entry, in the order of the file.
   template <class Number>
-  void read(const std::string& name, const SafetensorsEntry& entry, Number* to);
+  void read(const std::string& name, const SafetensorsEntry& entry, Number* to) {
+    const auto decode_all = [&](auto element) {
+      using Element = decltype(element);
+      const std::uint64_t count = (entry.end - entry.begin) / sizeof(Element);
+      const std::uint64_t most = detail::piece_bytes / sizeof(Element);
+      std::vector<char> bytes(detail::piece_bytes);
+      for (std::uint64_t i = 0; i < count; i += most) {
+        const auto some = static_cast<std::size_t>((std::min)(most, count - i));
+        read_bytes(name, entry.begin + i * sizeof(Element), bytes.data(), some * sizeof(Element));
+        double misfit = 0;
+        if (!detail::decode<Element>(bytes.data(), some, to + i, misfit)) {
+          const double beyond = std::ldexp(1.0, std::numeric_limits<Number>::digits);
+          const double lowest = std::is_signed_v<Number> ? -beyond : 0;
+          in_.refuse(
+              {name, ": expected integers from ", lowest, " to below ", beyond, ", got ", misfit});
+        }
+      }
+    };
+    static_cast<void>(detail::with_dtype(entry.dtype, decode_all));
+  }
 
   [[nodiscard]] detail::LayerEntries find(const std::string& prefix) const {
     return detail::existing_layer(in_, header_, prefix);
   }
-  [[nodiscard]] Eigen::VectorXd channel_numbers(const std::string& name);
-  [[nodiscard]] Eigen::VectorXd counter(const std::string& name);
+  [[nodiscard]] Eigen::VectorXd channel_numbers(const std::string& name) {
+    const SafetensorsEntry& entry = entry_of(name);
+    const std::string& type = entry.dtype;
+    if (type != "F64" && type != "F32" && type != "F16" && type != "BF16")
+      in_.refuse({name, ": expected dtype F64, F32, F16 or BF16, got ", type});
+    const Eigen::Index channels = detail::channels_of(entry);
+    if (channels == 0) {
+      in_.refuse({name, ": expected a number for each channel, got ",
+                  detail::shape_text(entry.extents),
+                  ": batch_norm_prefixes() lists the batch norms of the file"});
+    }
+    Eigen::VectorXd values(channels);
+    read(name, entry, values.data());
+    return values;
+  }
+  /// A counter may have any dtype, as one that was cast with its whole layer, but must be whole.
+  [[nodiscard]] Eigen::VectorXd counter(const std::string& name) {
+    const SafetensorsEntry& entry = numbers_of(name);
+    if (detail::channels_of(entry) != 1)
+      in_.refuse({name, ": expected one number, got ", detail::shape_text(entry.extents)});
+    double v = 0;
+    read(name, entry, &v);
+    const bool is_in_range = detail::is_finite(v) && v >= 0 && v <= detail::largest_counter;
+    if (!is_in_range || v != std::floor(v)) {
+      in_.refuse({name, ": expected a count of batches, a whole number from 0 to 2^53, got ", v,
+                  " (", entry.dtype, "): write the counter as I64, or leave it out"});
+    }
+    return Eigen::VectorXd::Constant(1, v);
+  }
 
   detail::InFile in_;
   std::ifstream file_;
@@ -149,62 +243,6 @@ class SafetensorsReader {
   detail::SafetensorsHeader header_;
 };
 
-// The file. ---------------------------------------------------------------------------------------
-
-inline void SafetensorsReader::open() {
-  std::error_code error;
-  const std::uint64_t size = std::filesystem::file_size(in_.path, error);
-  if (error) in_.give_up({"expected a file to read, got: ", error.message()});
-  file_.open(in_.path, std::ios::binary);
-  if (!file_) in_.give_up({"expected a file that can be read"});
-  std::array<char, 8> length{};
-  if (size < length.size()) in_.refuse({"expected 8 bytes and a header, got ", size, " bytes"});
-  file_.read(length.data(), length.size());  // if this fails, so does the next read
-  if (std::string(length.data(), 4) == "PK\3\4")
-    in_.refuse(
-        {"expected a safetensors file, got a zip file, as torch.save writes: write it with "
-         "safetensors.torch.save_file"});
-  const auto header_size = detail::get_bytes<std::uint64_t>(length.data());
-  if (header_size > size - length.size() || header_size > largest_header) {
-    in_.refuse({"expected a header within the file of ", size, " bytes, and up to ", largest_header,
-                ", got one of ", std::to_string(header_size)});
-  }
-  data_start_ = length.size() + header_size;
-  std::string header(static_cast<std::size_t>(header_size), '\0');
-  file_.read(header.data(), static_cast<std::streamsize>(header_size));
-  if (!file_) in_.give_up({"the header cannot be read"});  // GCOV_EXCL_BR_LINE: on a failing disk
-  header_ = detail::parse_header(in_, header, size - data_start_);
-}
-
-inline const SafetensorsEntry& SafetensorsReader::entry_of(const std::string& name) const {
-  const auto it = entries().find(name);
-  if (it == entries().end())
-    in_.refuse({name, ": expected it, got no such entry: entries() lists the names"});
-  return it->second;
-}
-/// Throws unless this library reads the entry's dtype.
-inline const SafetensorsEntry& SafetensorsReader::numbers_of(const std::string& name) const {
-  const SafetensorsEntry& entry = entry_of(name);
-  if (!detail::with_dtype(entry.dtype, [](auto) {})) {
-    in_.refuse({name, ": expected dtype ", detail::dtypes_of_numbers, ", got ", entry.dtype,
-                ", which bytes() reads"});
-  }
-  return entry;
-}
-inline const SafetensorsEntry& SafetensorsReader::entry_of(const std::string& name,
-                                                           int rank) const {
-  const SafetensorsEntry& entry = numbers_of(name);
-  if (entry.extents.size() != static_cast<std::size_t>(rank))
-    in_.refuse({name, ": expected rank ", rank, ", got ", detail::shape_text(entry.extents)});
-  return entry;
-}
-
-inline void SafetensorsReader::read_bytes(const std::string& name, std::uint64_t from, char* to,
-                                          std::size_t count) {
-  file_.clear();
-  file_.seekg(static_cast<std::streamoff>(data_start_ + from));
-  if (!file_.read(to, static_cast<std::streamsize>(count))) in_.give_up({name, " cannot be read"});
-}
 inline SafetensorsBytes SafetensorsReader::bytes(const std::string& name) {
   const SafetensorsEntry& entry = entry_of(name);
   SafetensorsBytes all{entry.dtype, entry.extents, {}};
@@ -212,61 +250,6 @@ inline SafetensorsBytes SafetensorsReader::bytes(const std::string& name) {
   read_bytes(name, entry.begin, reinterpret_cast<char*>(all.bytes.data()), all.bytes.size());
   return all;
 }
-
-template <class Number>
-void SafetensorsReader::read(const std::string& name, const SafetensorsEntry& entry, Number* to) {
-  const auto decode_all = [&](auto element) {
-    using Element = decltype(element);
-    const std::uint64_t count = (entry.end - entry.begin) / sizeof(Element);
-    const std::uint64_t most = detail::piece_bytes / sizeof(Element);
-    std::vector<char> bytes(detail::piece_bytes);
-    for (std::uint64_t i = 0; i < count; i += most) {
-      const auto some = static_cast<std::size_t>((std::min)(most, count - i));
-      read_bytes(name, entry.begin + i * sizeof(Element), bytes.data(), some * sizeof(Element));
-      double misfit = 0;
-      if (!detail::decode<Element>(bytes.data(), some, to + i, misfit)) {
-        const double beyond = std::ldexp(1.0, std::numeric_limits<Number>::digits);
-        const double lowest = std::is_signed_v<Number> ? -beyond : 0;
-        in_.refuse(
-            {name, ": expected integers from ", lowest, " to below ", beyond, ", got ", misfit});
-      }
-    }
-  };
-  static_cast<void>(detail::with_dtype(entry.dtype, decode_all));
-}
-
-// Layers. -----------------------------------------------------------------------------------------
-
-inline Eigen::VectorXd SafetensorsReader::channel_numbers(const std::string& name) {
-  const SafetensorsEntry& entry = entry_of(name);
-  const std::string& type = entry.dtype;
-  if (type != "F64" && type != "F32" && type != "F16" && type != "BF16")
-    in_.refuse({name, ": expected dtype F64, F32, F16 or BF16, got ", type});
-  const Eigen::Index channels = detail::channels_of(entry);
-  if (channels == 0) {
-    in_.refuse({name, ": expected a number for each channel, got ",
-                detail::shape_text(entry.extents),
-                ": batch_norm_prefixes() lists the batch norms of the file"});
-  }
-  Eigen::VectorXd values(channels);
-  read(name, entry, values.data());
-  return values;
-}
-/// A counter may have any dtype, as one that was cast with its whole layer, but must be whole.
-inline Eigen::VectorXd SafetensorsReader::counter(const std::string& name) {
-  const SafetensorsEntry& entry = numbers_of(name);
-  if (detail::channels_of(entry) != 1)
-    in_.refuse({name, ": expected one number, got ", detail::shape_text(entry.extents)});
-  double v = 0;
-  read(name, entry, &v);
-  const bool is_in_range = detail::is_finite(v) && v >= 0 && v <= detail::largest_counter;
-  if (!is_in_range || v != std::floor(v)) {
-    in_.refuse({name, ": expected a count of batches, a whole number from 0 to 2^53, got ", v, " (",
-                entry.dtype, "): write the counter as I64, or leave it out"});
-  }
-  return Eigen::VectorXd::Constant(1, v);
-}
-
 inline StateDict SafetensorsReader::state(const std::string& prefix) {
   const detail::LayerEntries found = find(prefix);
   StateDict state;
@@ -284,7 +267,6 @@ inline StateDict SafetensorsReader::state(const std::string& prefix) {
   for (const std::string& name : found.unknown) state[name] = channel_numbers(name);
   return state;
 }
-
 inline Options SafetensorsReader::options(const std::string& prefix, Options others) const {
   if (const char* const missing = detail::read_options(in_, metadata(), prefix, others)) {
     in_.refuse({prefix, missing,

@@ -105,76 +105,66 @@ class SafetensorsWriter {
     return t;
   }
   [[nodiscard]] static Tensor tensor(const std::string& name, const SafetensorsBytes& x,
-                                     std::shared_ptr<const void> kept = nullptr);
-  void insert(std::vector<Tensor> tensors);
-  [[nodiscard]] std::vector<const Tensor*> in_order_of_file() const;
-  [[nodiscard]] std::string header(const std::vector<const Tensor*>& tensors) const;
+                                     std::shared_ptr<const void> kept = nullptr) {
+    const auto refuse = [&](detail::Pieces what) {
+      detail::fail<std::invalid_argument>("[safetensors] " + name + ": " + detail::joined(what));
+    };
+    if (!detail::is_possible_shape(x.extents, x.dtype))
+      refuse({"expected a shape that fits a file, got ", detail::shape_text(x.extents)});
+    const std::uint64_t bytes = detail::bytes_of_shape(x.extents, x.dtype);
+    if (bytes != x.bytes.size() && detail::bytes_of_dtype(x.dtype) > 0) {
+      refuse({"expected ", bytes, " bytes for ", x.dtype, " of ", detail::shape_text(x.extents),
+              ", got ", x.bytes.size()});
+    }
+    const char* const data = reinterpret_cast<const char*>(x.bytes.data());
+    const auto count = static_cast<Eigen::Index>(x.bytes.size());
+    return {name, x.dtype, x.extents, {data, 1, {count}, {1}}, std::move(kept)};
+  }
+  /// Adds all tensors, or none if a name is not new.
+  void insert(std::vector<Tensor> tensors) {
+    const auto refuse = [](const std::string& name) {
+      detail::fail<std::invalid_argument>("[safetensors] expected a new name, got " + name);
+    };
+    for (const Tensor& t : tensors) {  // whose names differ
+      if (t.name == "__metadata__") refuse(t.name + ", which the format reserves");
+      if (names_.count(t.name) > 0) refuse(t.name + " again");
+    }
+    tensors_.reserve(tensors_.size() + tensors.size());
+    for (Tensor& t : tensors) {
+      names_.insert(t.name);
+      tensors_.push_back(std::move(t));
+    }
+  }
+  /// The widest numbers first, so that each lies at a multiple of its size. Dtypes of unknown size
+  /// come last.
+  [[nodiscard]] std::vector<const Tensor*> in_order_of_file() const {
+    std::vector<const Tensor*> sorted;
+    for (const Tensor& t : tensors_) sorted.push_back(&t);
+    std::stable_sort(sorted.begin(), sorted.end(), [](const Tensor* a, const Tensor* b) {
+      return detail::bytes_of_dtype(a->dtype) > detail::bytes_of_dtype(b->dtype);
+    });
+    return sorted;
+  }
+  [[nodiscard]] std::string header(const std::vector<const Tensor*>& tensors) const {
+    auto all = nlohmann::json::object();
+    if (!metadata_.empty()) all["__metadata__"] = metadata_;
+    std::uint64_t end = 0;
+    for (const Tensor* t : tensors) {
+      const std::uint64_t begin = std::exchange(end, end + t->elements.size_in_bytes());
+      all[t->name] = {{"dtype", t->dtype}, {"shape", t->extents}, {"data_offsets", {begin, end}}};
+    }
+    // dump() would throw an error of its own for bytes that are no text.
+    std::string text = all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    if (nlohmann::json::parse(text) != all)
+      detail::fail<std::invalid_argument>("[safetensors] expected names and metadata in UTF-8");
+    text.resize((text.size() + 7) / 8 * 8, ' ');  // the data start at a multiple of 8
+    return text;
+  }
 
   std::vector<Tensor> tensors_;
   std::set<std::string> names_;
   std::map<std::string, std::string> metadata_;
 };
-
-inline SafetensorsWriter::Tensor SafetensorsWriter::tensor(const std::string& name,
-                                                           const SafetensorsBytes& x,
-                                                           std::shared_ptr<const void> kept) {
-  const auto refuse = [&](detail::Pieces what) {
-    detail::fail<std::invalid_argument>("[safetensors] " + name + ": " + detail::joined(what));
-  };
-  if (!detail::is_possible_shape(x.extents, x.dtype))
-    refuse({"expected a shape that fits a file, got ", detail::shape_text(x.extents)});
-  const std::uint64_t bytes = detail::bytes_of_shape(x.extents, x.dtype);
-  if (bytes != x.bytes.size() && detail::bytes_of_dtype(x.dtype) > 0) {
-    refuse({"expected ", bytes, " bytes for ", x.dtype, " of ", detail::shape_text(x.extents),
-            ", got ", x.bytes.size()});
-  }
-  const char* const data = reinterpret_cast<const char*>(x.bytes.data());
-  const auto count = static_cast<Eigen::Index>(x.bytes.size());
-  return {name, x.dtype, x.extents, {data, 1, {count}, {1}}, std::move(kept)};
-}
-
-/// Adds all tensors, or none if a name is not new.
-inline void SafetensorsWriter::insert(std::vector<Tensor> tensors) {
-  const auto refuse = [](const std::string& name) {
-    detail::fail<std::invalid_argument>("[safetensors] expected a new name, got " + name);
-  };
-  for (const Tensor& t : tensors) {  // whose names differ
-    if (t.name == "__metadata__") refuse(t.name + ", which the format reserves");
-    if (names_.count(t.name) > 0) refuse(t.name + " again");
-  }
-  tensors_.reserve(tensors_.size() + tensors.size());
-  for (Tensor& t : tensors) {
-    names_.insert(t.name);
-    tensors_.push_back(std::move(t));
-  }
-}
-
-/// The widest numbers first, so that each lies at a multiple of its size. Dtypes of unknown size
-/// come last.
-inline std::vector<const SafetensorsWriter::Tensor*> SafetensorsWriter::in_order_of_file() const {
-  std::vector<const Tensor*> sorted;
-  for (const Tensor& t : tensors_) sorted.push_back(&t);
-  std::stable_sort(sorted.begin(), sorted.end(), [](const Tensor* a, const Tensor* b) {
-    return detail::bytes_of_dtype(a->dtype) > detail::bytes_of_dtype(b->dtype);
-  });
-  return sorted;
-}
-
-inline std::string SafetensorsWriter::header(const std::vector<const Tensor*>& tensors) const {
-  auto all = nlohmann::json::object();
-  if (!metadata_.empty()) all["__metadata__"] = metadata_;
-  std::uint64_t end = 0;
-  for (const Tensor* t : tensors) {
-    const std::uint64_t begin = std::exchange(end, end + t->elements.size_in_bytes());
-    all[t->name] = {{"dtype", t->dtype}, {"shape", t->extents}, {"data_offsets", {begin, end}}};
-  }
-  // dump() would throw an error of its own for bytes that are no text.
-  std::string text = all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  if (nlohmann::json::parse(text) != all)
-    detail::fail<std::invalid_argument>("[safetensors] expected names and metadata in UTF-8");
-  text.resize((text.size() + 7) / 8 * 8, ' ');  // the data start at a multiple of 8
-  return text;
-}
 
 inline void SafetensorsWriter::write(const std::filesystem::path& path) const {
   const std::vector<const Tensor*> tensors = in_order_of_file();
