@@ -36,11 +36,9 @@ namespace detail {
 /// Is `name` the last part of key, after a dot or a slash? A name of several words, as running_var,
 /// may follow any character.
 [[nodiscard]] inline bool is_last_part(const std::string& name, const std::string& key) {
-  if (key.size() < name.size()) return false;
+  if (!ends_with(key, name)) return false;
   const std::size_t start = key.size() - name.size();
-  const bool is_whole =
-      start == 0 || key[start - 1] == '.' || key[start - 1] == '/' || name.find('_') != name.npos;
-  return is_whole && key.compare(start, name.size(), name) == 0;
+  return start == 0 || is_separator(key[start - 1]) || name.find('_') != name.npos;
 }
 /// The key of the mean that stands beside a running variance of as many channels; "" if `key` names
 /// no such variance.

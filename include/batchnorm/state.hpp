@@ -49,7 +49,18 @@ inline constexpr std::array<const char*, 3> state_names[] = {
 inline constexpr const char* option_names[] = {"scale", "shift", "track_running_stats",
                                                "track_running_stats"};
 inline constexpr const char* counter_name = "num_batches_tracked";
-inline constexpr double largest_counter = 0x1p53;  // a double holds each whole number up to this
+/// Is v a whole number from 0 to 2^53? A double holds each of them.
+[[nodiscard]] inline bool is_count(double v) {
+  return is_finite(v) && v >= 0 && v <= 0x1p53 && v == std::floor(v);
+}
+
+[[nodiscard]] inline bool is_separator(char c) { return c == '.' || c == '/'; }
+[[nodiscard]] inline bool starts_with(const std::string& text, const std::string& start) {
+  return text.compare(0, start.size(), start) == 0;
+}
+[[nodiscard]] inline bool ends_with(const std::string& text, const std::string& end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.npos, end) == 0;
+}
 
 /// gamma, beta, mean and variance of a layer, and which of them its options switch on.
 template <class Layer>
@@ -82,8 +93,7 @@ void check_numbers(const StateSource& from, const std::string& key, const Eigen:
 [[nodiscard]] inline std::int64_t checked_counter(const StateSource& from, const std::string& key,
                                                   const Eigen::VectorXd& v) {
   if (v.size() != 1) from.refuse(key, {"expected one number, got ", v.size()});
-  const bool counts = is_finite(v[0]) && v[0] >= 0 && v[0] <= largest_counter;
-  if (!counts || v[0] != std::floor(v[0]))
+  if (!is_count(v[0]))
     from.refuse(key, {"expected a count of batches, got ", v[0],
                       ": federated.hpp averages the states of several layers"});
   return static_cast<std::int64_t>(v[0]);
@@ -132,7 +142,7 @@ template <class Param>
   FoundState found;
   for (auto it = state.lower_bound(prefix); it != state.end(); ++it) {
     const auto& [key, values] = *it;
-    if (key.compare(0, prefix.size(), prefix) != 0) break;
+    if (!starts_with(key, prefix)) break;
     found.has_entries = true;
     const std::string name = key.substr(prefix.size());
     if (name == counter_name) {

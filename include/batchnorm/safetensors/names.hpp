@@ -65,14 +65,6 @@ inline constexpr PartName part_names[] = {
     {"moving_variance.hidden", StatePart::skipped, false},
     {"moving_variance.counter", StatePart::skipped, false}};
 
-[[nodiscard]] inline bool is_separator(char c) { return c == '.' || c == '/'; }
-[[nodiscard]] inline bool starts_with(const std::string& text, const std::string& start) {
-  return text.compare(0, start.size(), start) == 0;
-}
-[[nodiscard]] inline bool ends_with(const std::string& text, const std::string& end) {
-  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.npos, end) == 0;
-}
-
 /// A name in the spelling of part_names. The beginning keeps its length.
 [[nodiscard]] inline std::string plain_name(std::string name) {
   if (ends_with(name, ":0")) name.resize(name.size() - 2);

@@ -229,8 +229,7 @@ class SafetensorsReader {
       in_.refuse({name, ": expected one number, got ", detail::shape_text(entry.extents)});
     double v = 0;
     read(name, entry, &v);
-    const bool is_in_range = detail::is_finite(v) && v >= 0 && v <= detail::largest_counter;
-    if (!is_in_range || v != std::floor(v)) {
+    if (!detail::is_count(v)) {
       in_.refuse({name, ": expected a count of batches, a whole number from 0 to 2^53, got ", v,
                   " (", entry.dtype, "): write the counter as I64, or leave it out"});
     }
