@@ -21,10 +21,10 @@ i686-sse2     | g++-i686-linux-gnu | i686-linux-gnu-g++ | -O2 -static -msse2 -mf
 i686-x87      | g++-i686-linux-gnu | i686-linux-gnu-g++ | -O2 -static -mno-sse | |
 windows       | g++-mingw-w64-x86-64-posix wine wine64 | x86_64-w64-mingw32-g++-posix | -O2 -static | wine | safetensors/round_trip safetensors/refused safetensors/file_system safetensors/hostile safetensors/tensors safetensors/layers
 libc++        | clang libc++-dev libc++abi-dev | clang++ | -O2 -stdlib=libc++ | |
-packets       | g++ | g++ | -O2 -DBATCHNORM_USE_PACKETS -Wno-ignored-attributes | |
+packets       | g++ | g++ | -O2 -DBATCHNORM_USE_PACKETS -Wno-ignored-attributes | | opt_in/fused opt_in/in_place opt_in/wrappers
 packets-avx2  | clang libclang-rt-dev | clang++ | -O2 -DBATCHNORM_USE_PACKETS -mavx2 -mfma -mf16c -ffp-contract=off -fsanitize=address | |
 packets-none  | g++ | g++ | -O2 -DBATCHNORM_USE_PACKETS -DEIGEN_DONT_VECTORIZE | |
-msvc-mode     | clang | clang++ | -O0 -DBATCHNORM_USE_PACKETS -fms-extensions -fms-compatibility -fms-compatibility-version=19.30 -fgnuc-version=4.2.1 -fdelayed-template-parsing -Wno-#warnings | |
+msvc-mode     | clang | clang++ | -O0 -DBATCHNORM_USE_PACKETS -fms-extensions -fms-compatibility -fms-compatibility-version=19.30 -fgnuc-version=4.2.1 -fdelayed-template-parsing -Wno-#warnings | | opt_in/fused
 avx           | g++ | g++ | -O2 -mavx | |
 avx512        | g++ | g++ | -O2 -march=skylake-avx512 -Wno-maybe-uninitialized | |
 c++20         | g++ | g++ | -O2 -std=c++20 | |

@@ -116,6 +116,17 @@ BATCHNORM_INLINE void keep(const Bits<N>* mask, Lanes<N, count>& v) {
   for (std::size_t l = 0; l < count; ++l) bits[l] &= mask[l];
   read<N, count>(bits, v);
 }
+/// result = a <= b ? then : otherwise, in each lane: for extras/fused.hpp.
+template <class N, std::size_t count>
+BATCHNORM_INLINE void choose(const Lanes<N, count>& a, const Lanes<N, count>& b,
+                             const Lanes<N, count>& then, const Lanes<N, count>& otherwise,
+                             Lanes<N, count>& result) {
+  N of_a[count], of_b[count], chosen[count], others[count];
+  write<N, count>(a, of_a), write<N, count>(b, of_b);
+  write<N, count>(then, chosen), write<N, count>(otherwise, others);
+  for (std::size_t l = 0; l < count; ++l) chosen[l] = of_a[l] <= of_b[l] ? chosen[l] : others[l];
+  read<N, count>(chosen, result);
+}
 /// Writes to an address that is a multiple of the vector's size, past the caches: without reading
 /// the line that is overwritten, and without keeping it in a cache.
 template <class V>

@@ -232,8 +232,8 @@ inline void run_all(const Plan& plan, const Workers& workers, const Step& step,
   if (all_work(plan.groups)) return plan.group_channels;
   const Index even = divided_up(divided_up(plan.channels, threads), line_values) * line_values;
   const Index columns = (std::min)((std::max)(even, least_columns), plan.group_channels);
-  const bool can_be_cut = plan.in_columns && plan.inner == 1 && plan.fold == 1 &&
-                          columns * plan.outer <= in_cache;
+  const bool can_be_cut =
+      plan.in_columns && plan.inner == 1 && plan.fold == 1 && columns * plan.outer <= in_cache;
   if (can_be_cut && all_work(divided_up(plan.channels, columns))) return columns;
   return plan.slabs == 1 ? plan.group_channels : 0;
 }

@@ -21,15 +21,21 @@ struct LeakyRelu {
 namespace detail::fused {
 using functional::Affine, functional::Call, functional::Normalizer;
 
-/// With v = z and top = 6: act(z). With v = dy and top = 0: dz = act'(z) * dy. All comparisons with
-/// NaN are false: where z is NaN, act(z) is NaN and dz is dy.
+/// result = a <= b ? then : otherwise, for numbers and in each lane of a vector.
+template <class V>
+BATCHNORM_INLINE void choose(const V& a, const V& b, const V& then, const V& otherwise, V& result) {
+  result = a <= b ? then : otherwise;
+}
+/// With v = z and top = 6: act(z). With v = dy and top = 0: dz = act'(z) * dy. `slope` is that of
+/// LeakyRelu; for Relu6 it is 6. All comparisons with NaN are false: where z is NaN, act(z) is NaN
+/// and dz is dy.
 template <class Act, int top, class V>
 BATCHNORM_INLINE void activate(const V& z, const V& v, const V& slope, V& result) {
   constexpr bool is_leaky = std::is_same_v<Act, LeakyRelu>;
   result = v;
-  if constexpr (std::is_same_v<Act, Relu6>) result = z >= V{} + 6 ? V{} + top : v;
-  if constexpr (is_leaky) result = z <= V{} ? v * slope : v;
-  if constexpr (!is_leaky && !std::is_same_v<Act, Identity>) result = z <= V{} ? V{} : result;
+  if constexpr (std::is_same_v<Act, Relu6>) choose(slope, z, top == 6 ? slope : V{}, v, result);
+  if constexpr (is_leaky) choose(z, V{}, v * slope, v, result);
+  if constexpr (!is_leaky && !std::is_same_v<Act, Identity>) choose(z, V{}, V{}, result, result);
 }
 /// y = act(z) or act(z + r), with z = (x - mean) * scale + shift
 template <class Act, bool with_r>
@@ -206,7 +212,7 @@ class Fused {
 
   /// Throws std::invalid_argument for a slope that is negative, or not finite in the layer's Param.
   Fused(Layer& layer, Act act) : layer_(&layer) {
-    double slope = 0;
+    double slope = std::is_same_v<Act, Relu6> ? 6 : 0;
     if constexpr (std::is_same_v<Act, LeakyRelu>) slope = act.slope;
     slope_ = detail::narrow<Param>(slope);
     const detail::Where where{"Fused", "Fused"};
