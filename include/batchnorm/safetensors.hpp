@@ -25,11 +25,12 @@
 // Keras, Flax and others, see safetensors/names.hpp. The file's metadata hold, under the same
 // prefix, the layer's options:
 //   eps "1e-05",  momentum "weight_of_new 0.1" or "cumulative",  running_variance "unbiased" or
-//   "population",  and, unless they are the defaults: channel_axis, single_value, non_finite
+//   "population",  channel_axis,  single_value,  non_finite
 // Files that Python wrote seldom have such metadata: there the caller must state the options, as in
 // layer(prefix, Options::pytorch()). If both have eps, momentum and running_variance, these must
 // agree. Whether there is a gamma and a beta, the file says. A layer from a file is in training
-// mode.
+// mode. A layer with scale, shift and track_running_stats off has no numbers, so a file has only its
+// options: it cannot be read from there.
 //
 // Errors are std::invalid_argument, which names the file and what is wrong with it,
 // and std::runtime_error if the file cannot be read or written. An entry that nobody asks for is no

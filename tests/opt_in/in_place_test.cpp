@@ -231,6 +231,28 @@ TEST_CASE("in place, values near the largest float are activated once", "[in_pla
   CHECK(x.isApprox(Eigen::Vector4f(-1.5f, 3, 1, -0.5f) / std::sqrt(5.f), 1e-6f));
 }
 
+TEST_CASE("in place, a dx whose factor is beyond the range is refused", "[in_place]") {
+  const Eigen::MatrixXf x = Eigen::Vector4f(1, -2, 3, -1);
+  const Eigen::MatrixXf dy = Eigen::Vector4f(1, 2, -1, 0.5f);
+  const auto backward_refuses = [&](float gamma, float deviation, double eps) {
+    INFO("gamma " << gamma << ", deviation " << deviation);
+    Options options;
+    options.eps = eps;
+    BatchNorm1d<float> bn(1, options);
+    bn.gamma() << gamma;
+    InPlace in_place(bn, Identity());
+    Eigen::MatrixXf y = deviation * x, dx = dy;
+    in_place.forward(y);
+    check_refused<std::domain_error>(
+        bn, {"[InPlace::backward] expected gamma^2 * inv_std", "channel 0"},
+        [&] { in_place.backward(y, dy, dx); });
+    CHECK(dx == dy);
+  };
+  backward_refuses(1e-6f, 1e32f, 1e-5);  // a factor of 1e-44
+  backward_refuses(1e-8f, 1e30f, 1e-5);  // 1e-46
+  backward_refuses(1e6f, 1e-28f, 0);     // 1e40
+}
+
 TEST_CASE("half is trained in place to its own precision", "[in_place]") {
   using Tensor = Eigen::Tensor<Eigen::half, 4, Eigen::RowMajor>;
   Tensor x(5, 3, 4, 6), dy(5, 3, 4, 6), dx(5, 3, 4, 6);

@@ -159,6 +159,15 @@ TEST_CASE("weights give the numbers worked out by hand", "[weighted]") {
 }
 
 // Weights 1 and 3 of the values 2 and 6 again: the variance 3, whose running average starts at 1.
+TEST_CASE("a weight above zero counts, however small it is beside the largest", "[weighted]") {
+  BatchNorm1d<double> bn(1);
+  Weighted weighted(bn);
+  const MatrixXd x = Eigen::Vector3d(1, 2, 4);
+  const MatrixXd y = weighted.forward(x, weights(Eigen::Vector3d(1e200, 1e200, 1e-200)));
+  CHECK(y(2) == Approx(2.5 / std::sqrt(0.25 + 1e-5)));  // mean 1.5, variance 0.25
+  CHECK(weighted.saved().count == 3);
+}
+
 TEST_CASE("a population variance gets no correction for weights", "[weighted]") {
   Options options;
   options.running_variance = VarianceEstimate::population;

@@ -30,8 +30,9 @@ namespace batchnorm {
 /// throws std::domain_error, before x is overwritten, where few digits of x_hat or dx would be
 /// left: where |beta / gamma| is above 1000 (half 100, bfloat16 16), or |gamma| is not between 1e-9
 /// and 1e9 (double 1e-75 and 1e75), or so small that y would be subnormal. Use the layer's own
-/// forward there, or keep gamma away from 0. Half must hold z too, which with a slope below 1 is
-/// larger than y.
+/// forward there, or keep gamma away from 0. backward throws std::domain_error where gamma^2 *
+/// inv_std is near the ends of Param's range, as with deviations above 1e20 or below 1e-20. Half
+/// must hold z too, which with a slope below 1 is larger than y.
 ///
 /// Mode, statistics, options and other errors are the layer's. The layer must outlive this object
 /// and stay where it is. A forward in place leaves nothing for the layer's own backward.
@@ -108,7 +109,7 @@ class InPlace {
         is_half ? 0x1p-14 : static_cast<double>((std::numeric_limits<Param>::min)());
     constexpr bool is_bfloat16 = std::is_same_v<Scalar, Eigen::bfloat16>;
     constexpr double of_beta = is_half ? 100 : is_bfloat16 ? 16 : 1000;  // the most for |gamma| = 1
-    // gamma^2 * inv_std, which dx needs, is within Param's range by any deviation within it.
+    // gamma^2 * inv_std, which dx needs, is within Param's range by ordinary deviations.
     constexpr double largest = std::is_same_v<Param, double> ? 1e75 : 1e9;
     const auto affine = layer_->core().affine();
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
@@ -136,8 +137,14 @@ class InPlace {
     auto& core = layer_->core();
     factor_.resize(core.num_features);
     for (Index c = 0; c < core.num_features; ++c) {
-      const double factor = core.affine().gamma_of(c) * by_.inv_std[c] / by.inv_std[c];
-      factor_[c] = static_cast<Param>(factor);
+      const double gamma = core.affine().gamma_of(c), inv_std = by_.inv_std[c];
+      factor_[c] = detail::narrow<Param>(gamma * inv_std / by.inv_std[c]);
+      if (detail::is_finite(gamma) && detail::is_finite(inv_std) &&
+          !detail::fits_as_product(factor_[c], gamma, inv_std)) {
+        in("backward")
+            .domain({"expected gamma^2 * inv_std within the range of dx, got gamma ", gamma,
+                     " and inv_std ", inv_std, " in channel ", c, ": use the layer's own forward"});
+      }
     }
     if constexpr (!std::is_same_v<Act, Identity>) {
       detail::fused::map_dz<Scalar, Act>({{y, dy}, dx}, all(slope_), core.workers);

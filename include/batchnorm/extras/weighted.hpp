@@ -4,6 +4,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -160,7 +161,9 @@ class Weighted {
     Index largest = 0;
     const double max = use.w[0].size() > 0 ? use.w[0].maxCoeff(&largest) : 0;
     if (max == 0) return;
-    for (Array& all : use.w) all /= max;
+    // A weight above 0 stays above 0.
+    constexpr double smallest = (std::numeric_limits<double>::min)();
+    for (Array& all : use.w) all = (all > 0).select(((all / max).max)(smallest), 0.0);
     use.saved.count = (use.w[0] > 0).count();
     Array others = use.w[0];  // all but the largest, beside which small weights would lose digits
     others[largest] = 0;
