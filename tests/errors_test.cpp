@@ -126,9 +126,8 @@ TEST_CASE("a wrong number of channels that looks like a known mistake says which
     check_refused<std::invalid_argument>(layer, {message},
                                          [&] { static_cast<void>(layer.forward(x)); });
   };
-  says(one, "got 100 in (3, 100): samples in columns? x.transpose()", Matrix(Matrix::Ones(3, 100)));
-  says(one, "got 1 in (3, 1): one sample? x.transpose()",
-       Eigen::VectorXf(Eigen::VectorXf::Ones(3)));
+  says(one, "got 100 in (3, 100): samples in columns? Transpose x", Matrix(Matrix::Ones(3, 100)));
+  says(one, "got 1 in (3, 1): one sample? Transpose x", Eigen::VectorXf(Eigen::VectorXf::Ones(3)));
   BatchNorm2d<float> first(3);
   says(first, "got 5 in (4, 5, 5, 3): channels last? See ChannelAxis",
        filled(Tensor4(4, 5, 5, 3), 14));

@@ -37,7 +37,8 @@ struct ChannelAffine {
   /// x has C channels, std::logic_error if scale, center and shift differ in length.
   template <class X>
   [[nodiscard]] detail::PlainOf<X> apply(const X& x, ChannelAxis axis = ChannelAxis::first) const {
-    return detail::written(x, [&](const auto& values, auto& y) { apply(values, y, axis); });
+    return detail::written(
+        x, [this, axis](const auto& values, auto& y) { this->apply(values, y, axis); });
   }
   /// The same into y, already of x's shape: x itself, or apart from it. It allocates nothing.
   template <class X, class Y, std::enable_if_t<!std::is_same_v<Y, ChannelAxis>, int> = 0>

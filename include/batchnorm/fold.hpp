@@ -101,7 +101,7 @@ template <class X, class Norm, class OutputOf>
                    " in weights of ", shape_of(folded.weight).text()});
   }
   const Eigen::VectorXd b = checked_bias(bias, outputs, where);
-  for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
+  for_each_element(folded.weight, [&map, &output_of, &where](const auto& i, Scalar& w) {
     w = rounded_weight<Scalar>(static_cast<double>(w) * map.scale[output_of(i)], where);
   });
   for (Index o = 0; o < outputs; ++o) {
@@ -144,7 +144,7 @@ template <class X, class Norm>
   if (layout == ConvLayout::hwim) {
     return detail::fold_into_outputs(
         weight, bias, norm, extents[last - 1] * extents[last],
-        [&](const auto& i) { return i[last - 1] * extents[last] + i[last]; }, where);
+        [&extents](const auto& i) { return i[last - 1] * extents[last] + i[last]; }, where);
   }
   const std::size_t axis = layout == ConvLayout::oihw ? 0 : last;
   return detail::fold_into_outputs(
@@ -168,7 +168,7 @@ template <class X, class Norm>
     where.invalid({"expected groups that divide ", inputs, " input channels, got ", groups});
   return detail::fold_into_outputs(
       weight, bias, norm, outputs_of_group * groups,
-      [&](const auto& i) {
+      [=](const auto& i) {
         return i[input_axis] / (inputs / groups) * outputs_of_group + i[output_axis];
       },
       where);

@@ -84,7 +84,7 @@ class BatchNorm {
   /// Options::single_value says, and std::domain_error as Options::non_finite says.
   template <class X>
   [[nodiscard]] PlainOf<X> forward(const X& x) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
   /// The same into y, already of x's shape. It allocates nothing after the first call with the
   /// shape in the mode. In training mode y must not overlap x, which backward needs. In eval mode y
@@ -109,7 +109,7 @@ class BatchNorm {
   /// calling thread alone. Throws std::logic_error if running statistics are not tracked.
   template <class X>
   [[nodiscard]] PlainOf<X> infer(const X& x) const {
-    return detail::written(x, [&](const auto& values, auto& y) { infer(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->infer(values, y); });
   }
   /// The same into y, already of x's shape: x itself, or apart from x. It allocates nothing.
   template <class X, class Y>
@@ -147,14 +147,20 @@ class BatchNorm {
     static_assert(sizeof(Dy) == 0, "batchnorm: backward needs x: backward(x, dy)");
     return dy;
   }
+  template <class X, class... A>
+  void backward(const X&, const A&...) const {
+    static_assert(sizeof(X) == 0,
+                  "batchnorm: backward adds to the gradients of a layer that is not const");
+  }
   /// What the last forward left for backward: the statistics that it normalized with.
   [[nodiscard]] const Saved& saved() const { return core_.saved; }
 
   /// The backward of an earlier forward, whose saved() was kept, where a graph uses a layer twice.
   template <class X, class Dy>
   [[nodiscard]] PlainOf<X> backward(const Saved& saved, const X& x, const Dy& dy) {
-    return detail::written(x,
-                           [&](const auto& values, auto& dx) { backward(saved, values, dy, dx); });
+    return detail::written(x, [this, &saved, &dy](const auto& values, auto& dx) {
+      this->backward(saved, values, dy, dx);
+    });
   }
   template <class X, class Dy, class Dx>
   void backward(const Saved& saved, const X& x, const Dy& dy, Dx&& dx) {

@@ -126,12 +126,13 @@ inline void check_complete(const StateSource& from, const std::array<bool, 4>& o
                            const FoundState& found, const std::string& prefix) {
   for (std::size_t k = 0; k < 4; ++k) {
     const auto& [a, b, c] = state_names[k];
+    const bool is_new = c != std::string(a);
     if (on[k] && !found.has_entries)
       from.refuse(prefix + a, {"expected entries with the prefix \"", prefix, "\", got none"});
     if (on[k] && !found.vectors[k])
-      from.refuse(prefix + a,
-                  {"expected it (or ", b, ", or ", c, "), got no such entry",
-                   ": switch Options::", option_names[k], " off if the model has none"});
+      from.refuse(prefix + a, {"expected it (or ", b, is_new ? ", or " : "", is_new ? c : "",
+                               "), got no such entry", ": switch Options::", option_names[k],
+                               " off if the model has none"});
   }
 }
 template <class Param>

@@ -22,7 +22,7 @@ void run_together(Index head, const Exchange& exchange, Part&... parts) {
   Eigen::VectorXd mine = Eigen::VectorXd::Zero(head + (parts.numbers() + ...));
   std::optional<Entered> entered[sizeof...(Part)], *next = entered;
   Index at = head;
-  const auto prepare = [&](auto& part) {
+  const auto prepare = [&mine, &at, &next](auto& part) {
     mine.segment(at, part.numbers()) = part.prepare(*next++).head(part.numbers());
     at += part.numbers();
   };
@@ -31,7 +31,7 @@ void run_together(Index head, const Exchange& exchange, Part&... parts) {
   if (alone && error.kind != Caught::nothing) error.raise();
   const Eigen::MatrixXd all = alone ? Eigen::MatrixXd(mine) : exchange(world, mine, error);
   at = head;
-  const auto receive = [&](auto& part) {
+  const auto receive = [&all, &at](auto& part) {
     part.receive(all.middleRows(at, part.numbers()));
     at += part.numbers();
   };
@@ -114,7 +114,7 @@ class SyncBatchNorm {
   }
   template <class X>
   [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
 
   /// Writes dx, apart from x; dx may be dy.
@@ -124,7 +124,8 @@ class SyncBatchNorm {
   }
   template <class X, class Dy>
   [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
-    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
+    return detail::written(
+        x, [this, &dy](const auto& values, auto& dx) { this->backward(values, dy, dx); });
   }
 
   /// This layer's part in forward_together or backward_together.

@@ -50,6 +50,9 @@ void mistakes([[maybe_unused]] const Batch& x, [[maybe_unused]] const Batch& dy)
 #elif defined(FORWARD_OF_CONST)        // says: a const layer has infer(x)
   const batchnorm::BatchNorm2d<float>& shared = layer;
   const auto y = shared.forward(x);
+#elif defined(BACKWARD_OF_CONST)       // says: backward adds to the gradients of a layer
+  const batchnorm::BatchNorm2d<float>& shared = layer;
+  shared.backward(x, dy);
 #elif defined(RESULT_INTO_CONST)       // says: y and dx must be writable
   layer.forward(x, dy);
 #elif defined(RESULT_INTO_EXPRESSION)  // says: y and dx must be writable

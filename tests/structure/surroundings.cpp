@@ -19,6 +19,7 @@
 #endif
 #define min(a, b) write_parentheses_around_min
 #define max(a, b) write_parentheses_around_max
+#define check(a) macos_had_this_macro
 #endif
 
 #include <batchnorm/batchnorm.hpp>

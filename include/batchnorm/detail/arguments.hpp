@@ -238,8 +238,7 @@ template <class Scalar, class... A>
   const auto is_channel = [&](int d) { return x.extents[static_cast<std::size_t>(d)] == channels; };
   if (x.rank == 2) {
     if (!is_channel(0)) return "";
-    return x.extents[1] == 1 ? ": one sample? x.transpose()"
-                             : ": samples in columns? x.transpose()";
+    return x.extents[1] == 1 ? ": one sample? Transpose x" : ": samples in columns? Transpose x";
   }
   if (axis == ChannelAxis::last) return is_channel(1) ? ": channels first? See ChannelAxis" : "";
   if (is_channel(x.rank - 1)) return ": channels last? See ChannelAxis";
@@ -266,7 +265,7 @@ void on_views(const Where& where, ChannelAxis axis, Index channels, const F& f,
               const A&... arguments) {
   if constexpr (check_types<Scalar, A...>()) {
     constexpr int order = common_order<typename A::Type...>();
-    const auto call = [&](const auto&... x) {
+    const auto call = [&where, axis, channels, &f, &arguments...](const auto&... x) {
       const Shape shapes[] = {shape_of(x)...};
       const char* const names[] = {arguments.name...};
       check_shapes(where, axis, channels, shapes, names, sizeof...(A));

@@ -113,7 +113,7 @@ struct Call {
     const std::size_t all = static_cast<std::size_t>(2 + 2 * plan.slabs) * of_double + 6 * of_a;
     if (memory.size() < all) memory.resize(all);
     Line* next = memory.data();
-    const auto take = [&](auto*& numbers) {
+    const auto take = [&next, &lines](auto*& numbers) {
       numbers = reinterpret_cast<std::remove_reference_t<decltype(numbers)>>(next);
       next += lines(sizeof *numbers);
     };

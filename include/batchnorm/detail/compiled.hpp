@@ -11,7 +11,7 @@ namespace batchnorm::detail {
 template struct Core<float>;
 template struct Core<double>;
 template <>
-int library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>() {
+int library_of_the_same_flags<(EIGEN_MAX_ALIGN_BYTES), malloc_is_aligned, debug_containers>() {
   return 0;
 }
 

@@ -243,16 +243,16 @@ ChannelAffine<Param> Core<Param>::folded(const Where& where) const {
 template <class Param>
 void Core<Param>::check_lengths(const Where& where) const {
   if (num_features == 0) where.misuse({"expected a layer, got one that was moved from"});
-  const auto check = [&](bool on, const char* what, const Vector& v) {
+  const auto expect = [&](bool on, const char* what, const Vector& v) {
     const Index c = on ? Index{num_features} : 0;
     if (v.size() == c) return;
     where.misuse({"expected ", what, " of length ", c, ", got ", v.size(),
                   on ? "" : ", though the layer's options switch it off"});
   };
-  check(options.scale, "gamma", gamma), check(options.scale, "grad_gamma", grad_gamma);
-  check(options.shift, "beta", beta), check(options.shift, "grad_beta", grad_beta);
-  check(options.track_running_stats, "running_mean", running.mean);
-  check(options.track_running_stats, "running_var", running.var);
+  expect(options.scale, "gamma", gamma), expect(options.scale, "grad_gamma", grad_gamma);
+  expect(options.shift, "beta", beta), expect(options.shift, "grad_beta", grad_beta);
+  expect(options.track_running_stats, "running_mean", running.mean);
+  expect(options.track_running_stats, "running_var", running.var);
 }
 template <class Param>
 void Core<Param>::check_saved(const Where& where, const Saved& by, const Shape& shape) const {
@@ -277,17 +277,23 @@ void Core<Param>::complete(const Where& where, Saved& by) const {
   inverse_roots(by.var.data(), by.var.size(), options.eps, by.inv_std.data());
 }
 
-/// The target batchnorm::compiled defines it for its own alignment of memory alone. So a program of
-/// other -m flags, which would crash, does not link.
-template <int alignment>
-int library_of_the_same_m_flags();
+/// The target batchnorm::compiled defines it for its own layout of memory alone, by what the flags
+/// change of it. So a program of other flags, which would crash, does not link.
+template <int alignment, bool malloc_is_aligned, bool debug_containers>
+int library_of_the_same_flags();
+#if defined(_GLIBCXX_DEBUG)
+inline constexpr bool debug_containers = true;
+#else
+inline constexpr bool debug_containers = false;
+#endif
+inline constexpr bool malloc_is_aligned = EIGEN_MALLOC_ALREADY_ALIGNED;
 template <>
-int library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>();
+int library_of_the_same_flags<(EIGEN_MAX_ALIGN_BYTES), malloc_is_aligned, debug_containers>();
 #if defined(BATCHNORM_COMPILED)
 extern template struct Core<float>;
 extern template struct Core<double>;
 [[gnu::used]] inline int (*const links_with_library)() =
-    library_of_the_same_m_flags<(EIGEN_MAX_ALIGN_BYTES)>;
+    library_of_the_same_flags<(EIGEN_MAX_ALIGN_BYTES), malloc_is_aligned, debug_containers>;
 #endif
 
 }  // namespace detail

@@ -85,12 +85,15 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   plan.piece = divided_up(plan.inner, plan.pieces);
   plan.blocks = plan.outer * plan.pieces;
   const Index n = plan.outer * plan.inner;
-  Index of_group = plan.channels * plan.blocks / tasks;
+  constexpr Index enough_blocks = 16;  // of all channels, so that threads have tasks
+  Index of_group =
+      plan.blocks < enough_blocks ? plan.channels * plan.blocks / tasks : plan.channels;
   if (twice) {
     const Index of_16_groups = divided_up(plan.channels, 16);  // so that threads have tasks
     of_group = (std::min)((std::max)(of_16_groups, worth_a_group / n), in_cache / n);
   }
-  plan.group_channels = std::clamp<Index>(of_group, 1, plan.channels);
+  const Index groups = divided_up(plan.channels, std::clamp<Index>(of_group, 1, plan.channels));
+  plan.group_channels = divided_up(plan.channels, groups);  // so that groups are equally large
 }
 
 /// Rows of so many bytes or more are written past the caches wherever they lie.
@@ -110,7 +113,7 @@ inline constexpr Index long_row = 1024;
 /// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
 [[nodiscard]] inline Plan plan_for(Operands& v, bool twice) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
-  constexpr Index task = 16 * 1024;            // values that are worth a task
+  constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
   constexpr Index longest = 224;               // values of a run that is taken as columns
   const bool side_by_side = v.all([](const View& u) { return u.inner_stride == 1; });
@@ -144,7 +147,7 @@ inline constexpr Index long_row = 1024;
   // A power of two, so that 2, 4, 8 or 16 threads have equal shares.
   const Index worth = (std::min)(x.count() * plan.group_channels / task, most_tasks / plan.groups);
   Index slabs = 1;
-  while (2 * slabs <= worth) slabs *= 2;
+  while (slabs < worth) slabs *= 2;
   plan.slab_blocks = divided_up(plan.blocks, slabs);
   if (plan.in_columns) plan.slab_blocks = divided_up(plan.slab_blocks, 4) * 4;  // summed in fours
   plan.slabs = divided_up(plan.blocks, plan.slab_blocks);

@@ -33,17 +33,22 @@ void write_element(void* to, double v) {
   *static_cast<T*>(to) = element;
 }
 
-/// The table for T. The first call finds out what the processor can do.
+template <class T>
+[[nodiscard]] Elements make_elements() {
+  return {sizeof(T),
+          sizeof(ParamOf<T>),
+          read_elements<T>,
+          write_element<T>,
+          loops_of<Moments, T>(),
+          loops_of<Gradients, T>(),
+          loops_of<Normalize, T>(),
+          loops_of<InputGradient, T>()};
+}
+/// The table for T. The first call finds out what the processor can do. A function makes the table,
+/// because g++ writes the constants of a list before the program starts: clang does not.
 template <class T>
 [[nodiscard]] const Elements* elements_of() {
-  static const Elements table{sizeof(T),
-                              sizeof(ParamOf<T>),
-                              read_elements<T>,
-                              write_element<T>,
-                              loops_of<Moments, T>(),
-                              loops_of<Gradients, T>(),
-                              loops_of<Normalize, T>(),
-                              loops_of<InputGradient, T>()};
+  static const Elements table = make_elements<T>();
   return &table;
 }
 

@@ -221,20 +221,23 @@ inline void run_all(const Plan& plan, const Workers& workers, const Step& step,
 }
 
 /// How many channels a thread sums, settles and maps before it takes the next ones. Where groups
-/// are few, a task may be some columns of a group, if its values stay in a cache. 0 if the threads
-/// should share the slabs: then all channels are summed, then settled, then mapped. Results have
-/// the same bits either way.
+/// are few, a task may be a group, or some columns of it, if its values stay in a cache. 0 if the
+/// threads should share the slabs: then all channels are summed, then settled, then mapped. Results
+/// have the same bits either way.
 [[nodiscard]] inline Index channels_of_task(const Plan& plan, Index threads) {
-  constexpr Index least_columns = 128, in_cache = 64 * 1024;  // values
-  const auto all_work = [threads](Index tasks) {  // at least 4 of 5 threads, all the time
-    return 4 * divided_up(tasks, threads) * threads <= 5 * tasks;
+  constexpr Index least_columns = 64, in_cache = 64 * 1024;  // values
+  const auto suits = [&plan, threads](Index channels) {
+    const Index tasks = divided_up(plan.channels, channels);
+    const bool all_work = 4 * divided_up(tasks, threads) * threads <= 5 * tasks;
+    return all_work && channels * plan.outer * plan.inner <= in_cache;
   };
-  if (all_work(plan.groups)) return plan.group_channels;
+  if (plan.groups >= 4 * threads || threads == 1 || suits(plan.group_channels)) {
+    return plan.group_channels;
+  }
+  const bool can_be_cut = plan.in_columns && plan.inner == 1 && plan.fold == 1;
   const Index even = divided_up(divided_up(plan.channels, threads), line_values) * line_values;
   const Index columns = (std::min)((std::max)(even, least_columns), plan.group_channels);
-  const bool can_be_cut =
-      plan.in_columns && plan.inner == 1 && plan.fold == 1 && columns * plan.outer <= in_cache;
-  if (can_be_cut && all_work(divided_up(plan.channels, columns))) return columns;
+  if (can_be_cut && suits(columns)) return columns;
   return plan.slabs == 1 ? plan.group_channels : 0;
 }
 /// Calls f(c0, c1) for ranges of `width` channels, on several threads.

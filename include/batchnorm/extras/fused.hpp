@@ -112,7 +112,7 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
   };
   const Step sum = batch ? moments_step(call) : Step{};
   by_groups(call.plan, core.workers, batch ? &sum : nullptr, call.sums, settle, map);
-  normalize_slowly(call, by, affine, [&](Index o, Index c, Index i, auto z) {
+  normalize_slowly(call, by, affine, [&call, slopes](Index o, Index c, Index i, auto z) {
     decltype(z) y, with_r = call.v.in[1].data ? z + call.v.in[1].value(o, c, i) : z;
     activate<Act, 6>(with_r, with_r, decltype(z){slopes[c]}, y);
     return y;
@@ -158,7 +158,7 @@ void write_dx(Core<A>& core, const Operands& operands, const Normalizer& by,
   const Step dx = by.of_batch ? step_of<OfDz<Act, 7>, T>(v, k.mean, k.scale, z_shift, slopes,
                                                          k.shift, call.mean_dy, call.slope)
                               : step_of<OfDz<Act, 4>, T>(v, k.mean, k.scale, z_shift, slopes);
-  const auto dz_of = [&](Index c, const auto& s, auto x, auto dy) {
+  const auto dz_of = [&affine, slopes](Index c, const auto& s, auto x, auto dy) {
     decltype(x) z, dz, scale = affine.gamma_of(c) * s.inv_std, beta = affine.beta_of(c);
     Normalize::of(x, s.mean, scale, beta, z);
     activate<Act, 0>(z, dy, decltype(x){slopes[c]}, dz);
@@ -222,24 +222,28 @@ class Fused {
 
   template <class X>
   [[nodiscard]] auto forward(const X& x) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
   template <class X, class R>
   [[nodiscard]] auto forward(const X& x, Plus<R> residual) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y, residual); });
+    return detail::written(
+        x, [this, &residual](const auto& values, auto& y) { this->forward(values, y, residual); });
   }
   /// The same into y. `residual` is plus(r) or left out.
   template <class X, class Y, class... R>
   void forward(const X& x, Y&& y, Plus<R>... residual) {
     auto& core = layer_->core();
     const detail::Where where{"Fused", "forward"};
-    const auto f = [&](const auto& shape, const View& in_x, const View& out_y, const auto&... r) {
+    const auto f = [this, &core, &where](const auto& shape, const View& in_x, const View& out_y,
+                                         const auto&... r) {
       check_apart(where, "y", out_y, "x, which backward needs", in_x);
       (check_apart(where, "y", out_y, "r", r), ...);
       const detail::Entered entered(core.in_use, where);
-      core.forward_by(where, shape, in_x, false, [&](const functional::Statistics* own) {
-        detail::fused::write_y<Scalar, Act>(core, {{in_x, r...}, out_y}, own, slopes());
-      });
+      core.forward_by(
+          where, shape, in_x, false,
+          [this, &core, &in_x, &out_y, &r...](const functional::Statistics* own) {
+            detail::fused::write_y<Scalar, Act>(core, {{in_x, r...}, out_y}, own, slopes());
+          });
       has_residual_ = sizeof...(R) > 0;
     };
     detail::on_views_of<Scalar, spatial>(core, where, f, detail::Reads{"x", x},
@@ -249,17 +253,21 @@ class Fused {
   /// After a forward without a residual. dx may be dy.
   template <class X, class Dy>
   [[nodiscard]] auto backward(const X& x, const Dy& dy) {
-    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
+    return detail::written(
+        x, [this, &dy](const auto& values, auto& dx) { this->backward(values, dy, dx); });
   }
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     auto& core = layer_->core();
     const detail::Where where{"Fused", "backward"};
     if (has_residual_) where.misuse({"expected backward(x, y, dy, dx, dr) after a residual"});
-    const auto f = [&](const auto& shape, const View& in_x, const View& in_dy, const View& out) {
-      core.backward_by(where, core.saved, shape, in_x, in_dy, out, [&](auto by, auto sums) {
-        detail::fused::write_dx<Scalar, Act>(core, {{in_x, in_dy}, out}, by, sums, slopes());
-      });
+    const auto f = [this, &core, &where](const auto& shape, const View& in_x, const View& in_dy,
+                                         const View& out) {
+      core.backward_by(
+          where, core.saved, shape, in_x, in_dy, out,
+          [this, &core, &in_x, &in_dy, &out](auto by, auto sums) {
+            detail::fused::write_dx<Scalar, Act>(core, {{in_x, in_dy}, out}, by, sums, slopes());
+          });
     };
     detail::on_views_of<Scalar, spatial>(core, where, f, detail::Reads{"x", x},
                                          detail::Reads{"dy", dy}, detail::Writes{"dx", dx});
@@ -269,16 +277,19 @@ class Fused {
   void backward(const X& x, const Y& y, const Dy& dy, Dx&& dx, Dr&& dr) {
     auto& core = layer_->core();
     const detail::Where where{"Fused", "backward"};
-    const auto f = [&](const auto& shape, const View& in_x, const View& in_y, const View& in_dy,
-                       const View& out, const View& out_dr) {
+    const auto f = [this, &core, &where](const auto& shape, const View& in_x, const View& in_y,
+                                         const View& in_dy, const View& out, const View& out_dr) {
       check_apart(where, "dr", out_dr, "x", in_x);
       check_apart(where, "dr", out_dr, "dx", out);
       check_apart(where, "dr", out_dr, "y", in_y);
       check_same_or_apart(where, "dr", out_dr, "dy", in_dy);
-      core.backward_by(where, core.saved, shape, in_x, in_dy, out, [&](auto by, auto sums) {
-        detail::fused::map_dz<Scalar, Act>({{in_y, in_dy}, out_dr}, slopes(), core.workers);
-        functional::backward<Param>(in_x, out_dr, by, core.affine(), sums, out, core.resources());
-      });
+      core.backward_by(
+          where, core.saved, shape, in_x, in_dy, out,
+          [this, &core, &in_x, &in_y, &in_dy, &out, &out_dr](auto by, auto sums) {
+            detail::fused::map_dz<Scalar, Act>({{in_y, in_dy}, out_dr}, slopes(), core.workers);
+            functional::backward<Param>(in_x, out_dr, by, core.affine(), sums, out,
+                                        core.resources());
+          });
     };
     detail::on_views_of<Scalar, spatial>(core, where, f, detail::Reads{"x", x},
                                          detail::Reads{"y", y}, detail::Reads{"dy", dy},

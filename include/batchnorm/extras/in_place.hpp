@@ -63,10 +63,10 @@ class InPlace {
   void forward(X&& x) {
     auto& core = layer_->core();
     const auto where = in("forward");
-    const auto f = [&](const auto& shape, const View& v) {
+    const auto f = [this, &core, &where](const auto& shape, const View& v) {
       const detail::Entered entered(core.in_use, where);
       for (Index c = 0; c < core.num_features; ++c) check_parameters(where, c);
-      core.forward_by(where, shape, v, false, [&](const functional::Statistics* own) {
+      core.forward_by(where, shape, v, false, [this, &core, &v](const functional::Statistics* own) {
         detail::fused::write_y<Scalar, Act>(core, {{v, {}}, v}, own, all(slope_));
       });
       by_ = of_z_ = core.saved;
@@ -84,13 +84,16 @@ class InPlace {
   void backward(Y&& y, const Dy& dy, Dx&& dx) {
     auto& core = layer_->core();
     const auto where = in("backward");
-    const auto f = [&](const auto& shape, const View& in_y, const View& in_dy, const View& out) {
+    const auto f = [this, &core, &where](const auto& shape, const View& in_y, const View& in_dy,
+                                         const View& out) {
       if (by_.shape.rank > 0 && by_.shape != shape) {
         where.invalid({"expected the y of the last forward, of shape ", by_.shape.text(),
                        ", got one of ", shape.text()});
       }
       core.backward_by(where, of_z_, shape, in_y, in_dy, out,
-                       [&](auto by, auto sums) { write_dx(in_y, in_dy, out, by, sums); });
+                       [this, &in_y, &in_dy, &out](auto by, auto sums) {
+                         write_dx(in_y, in_dy, out, by, sums);
+                       });
     };
     detail::on_views_of<Scalar, spatial>(core, where, f, detail::Writes{"y", y},
                                          detail::Reads{"dy", dy}, detail::Writes{"dx", dx});

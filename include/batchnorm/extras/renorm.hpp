@@ -82,13 +82,13 @@ class BatchRenorm {
 
   template <class X>
   [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
   /// The same into y, apart from x.
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
     const detail::Where where = in("forward");
-    const auto f = [&](const auto& shape, const auto& in_x, const auto& out_y) {
+    const auto f = [this, &where](const auto& shape, const auto& in_x, const auto& out_y) {
       detail::check_y(where, in_x, out_y);
       core_->check_tracked(where);  // another layer may have been assigned
       batch_ = detail::completed(*core_, where, detail::measured(*core_, in_x));
@@ -106,13 +106,15 @@ class BatchRenorm {
 
   template <class X, class Dy>
   [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
-    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
+    return detail::written(
+        x, [this, &dy](const auto& values, auto& dx) { this->backward(values, dy, dx); });
   }
   /// The same into dx, which may be dy.
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     const detail::Where where = in("backward");
-    const auto f = [&](const auto& shape, const auto& in_x, const auto& in_dy, const auto& out) {
+    const auto f = [this, &where](const auto& shape, const auto& in_x, const auto& in_dy,
+                                  const auto& out) {
       detail::check_dx(where, in_x, in_dy, out);
       detail::check_shape_of_last(where, batch_.shape, shape);
       detail::GradientSums sums = detail::gradient_sums(*core_, batch_, in_x, in_dy);  // dbeta, s

@@ -106,7 +106,8 @@ template <class Scalar, int spatial, class X, class Dy, class V>
                    in_x.text(), ", ", in_dy.text(), " and ", in_v.text()});
   SecondGradients<detail::PlainOf<X>> result{detail::like(x_values), detail::like(x_values),
                                              Eigen::VectorXd::Zero(channels)};
-  const auto f = [&](const detail::Shape&, const auto& at_x, const auto&... views) {
+  const auto f = [&layer, &saved, channels, &other, &result](const detail::Shape&, const auto& at_x,
+                                                             const auto&... views) {
     for (Eigen::Index c = 0; c < channels && at_x.size() > 0; ++c)
       result.gamma[c] = detail::second_gradients(layer.core(), saved, c, other, {at_x, views...});
   };

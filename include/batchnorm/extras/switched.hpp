@@ -48,12 +48,12 @@ class Switched {
 
   template <class X>
   [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
   /// The same into y: apart from x or, where running statistics normalize, x itself.
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
-    const auto f = [&](const auto&... shape_and_views) { forward_views(shape_and_views...); };
+    const auto f = [this](const auto&... shape_and_views) { forward_views(shape_and_views...); };
     detail::on_views_alone<Scalar, spatial>(layer_->core(), in_forward(), f, detail::Reads{"x", x},
                                             detail::Writes{"y", y});
   }

@@ -69,12 +69,14 @@ class Weighted {
 
   template <class X, class W>
   [[nodiscard]] detail::PlainOf<X> forward(const X& x, Weights<W> by) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y, by); });
+    return detail::written(
+        x, [this, &by](const auto& values, auto& y) { this->forward(values, y, by); });
   }
   /// The same into y, apart from x.
   template <class X, class Y, class W>
   void forward(const X& x, Y&& y, Weights<W> by) {
-    const auto f = [&](bool col_major, const Shape& shape, const View& in_x, const View& out_y) {
+    const auto f = [this, &by](bool col_major, const Shape& shape, const View& in_x,
+                               const View& out_y) {
       write_forward(read(by.w, shape, in_x.count()), col_major, in_x, out_y);
     };
     on_views("forward", f, detail::Reads{"x", x}, detail::Writes{"y", y});
@@ -82,13 +84,14 @@ class Weighted {
 
   template <class X, class Dy>
   [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
-    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
+    return detail::written(
+        x, [this, &dy](const auto& values, auto& dx) { this->backward(values, dy, dx); });
   }
   /// The same into dx, which may be dy.
   template <class X, class Dy, class Dx>
   void backward(const X& x, const Dy& dy, Dx&& dx) {
-    const auto f = [&](bool col_major, const Shape& shape, const View& in_x, const View& in_dy,
-                       const View& out_dx) {
+    const auto f = [this](bool col_major, const Shape& shape, const View& in_x, const View& in_dy,
+                          const View& out_dx) {
       write_backward(shape, col_major, in_x, in_dy, out_dx);
     };
     on_views("backward", f, detail::Reads{"x", x}, detail::Reads{"dy", dy},
@@ -117,8 +120,9 @@ class Weighted {
   [[nodiscard]] static detail::Where in(const char* call) { return {"Weighted", call}; }
   template <class F, class... A>
   void on_views(const char* call, const F& f, const A&... arguments) const {
-    constexpr bool col_major = detail::common_order<typename A::Type...>() == Eigen::ColMajor;
-    const auto with_order = [&](const auto&... views) { f(col_major, views...); };
+    const auto with_order = [&f](const auto&... views) {
+      f(detail::common_order<typename A::Type...>() == Eigen::ColMajor, views...);
+    };
     detail::on_views_of<Scalar, spatial>(layer_->core(), in(call), with_order, arguments...);
   }
 
@@ -145,15 +149,16 @@ class Weighted {
     use.shape = x;
     for (Array& all : use.w) all.resize(count);
     Index p = 0;
-    detail::for_each_element(values, [&](const auto& index, const auto& element) {
-      const auto v = static_cast<double>(element);
-      if (!detail::is_finite(v) || v < 0)
-        in("forward").invalid({"expected finite weights of at least 0, got ", v});
-      Index place = 0;  // in column-major order
-      for (std::size_t d = index.size(); d > 0; --d)
-        place = place * shape.extents[d - 1] + index[d - 1];
-      for (Index k = 0; k < each; ++k) use.w[0][p++] = use.w[1][place + k * values.size()] = v;
-    });
+    detail::for_each_element(
+        values, [&use, &p, &shape, &values, each](const auto& index, const auto& element) {
+          const auto v = static_cast<double>(element);
+          if (!detail::is_finite(v) || v < 0)
+            in("forward").invalid({"expected finite weights of at least 0, got ", v});
+          Index place = 0;  // in column-major order
+          for (std::size_t d = index.size(); d > 0; --d)
+            place = place * shape.extents[d - 1] + index[d - 1];
+          for (Index k = 0; k < each; ++k) use.w[0][p++] = use.w[1][place + k * values.size()] = v;
+        });
     summarize(use);
     return use;
   }

@@ -52,7 +52,7 @@ class GhostBatches {
         by.back().shape = shape;  // for core().backward
         if (by.back().batch_statistics) all.merge(detail::as_moments(by.back()));
       };
-      const auto normalize = [&](std::size_t g, const auto&... part) {
+      const auto normalize = [this, &by](std::size_t g, const auto&... part) {
         detail::normalize(core(), by[g], part...);
       };
       constexpr bool fastest = is_column_major<X, Written<Y>>();
@@ -67,7 +67,7 @@ class GhostBatches {
   }
   template <class X>
   [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
 
   /// Differentiates the last forward that this object made.
@@ -75,10 +75,10 @@ class GhostBatches {
   void backward(const X& x, const Dy& dy, Dx&& dx) {
     if (by_.empty()) return layer_->backward(of_eval_, x, dy, dx);
     const detail::Where where = in("backward");
-    const auto f = [&](const Shape& shape, const auto&... views) {
+    const auto f = [this, &where](const Shape& shape, const auto&... views) {
       detail::check_dx(where, views...);
       core().check_saved(where, by_[0], shape);
-      const auto backward_of = [&](std::size_t g, const auto&... part) {
+      const auto backward_of = [this, &where, &shape](std::size_t g, const auto&... part) {
         core().backward(where, by_[g], shape, part...);
       };
       constexpr bool fastest = is_column_major<X, Dy, Written<Dx>>();
@@ -89,7 +89,8 @@ class GhostBatches {
   }
   template <class X, class Dy>
   [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
-    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
+    return detail::written(
+        x, [this, &dy](const auto& values, auto& dx) { this->backward(values, dy, dx); });
   }
 
  private:

@@ -48,7 +48,7 @@ class MicroBatches {
     const detail::Where where = in("forward");
     if (step_ == Step::nothing) where.misuse({"expected measure(x) of every part before forward"});
     check_channels(where);
-    const auto f = [&](const Shape&, const auto&... views) {
+    const auto f = [this, &where](const Shape&, const auto&... views) {
       detail::check_y(where, views...);
       if (step_ == Step::measure) {
         check_mode(where);
@@ -62,7 +62,7 @@ class MicroBatches {
   }
   template <class X>
   [[nodiscard]] detail::PlainOf<X> forward(const X& x) {
-    return detail::written(x, [&](const auto& values, auto& y) { forward(values, y); });
+    return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
 
   /// Adds a part to the sums of the batch's gradients, and to the layer's gradients.
@@ -94,7 +94,7 @@ class MicroBatches {
                     " values per channel, got ", step_ == Step::sums ? summed_ : 0});
     }
     check_channels(where);
-    const auto f = [&](const Shape&, const auto&... views) {
+    const auto f = [this, &where](const Shape&, const auto&... views) {
       detail::check_dx(where, views...);
       detail::input_gradient(*core_, saved_, sums_, views...);
       step_ = Step::backward;
@@ -103,7 +103,8 @@ class MicroBatches {
   }
   template <class X, class Dy>
   [[nodiscard]] detail::PlainOf<X> backward(const X& x, const Dy& dy) {
-    return detail::written(x, [&](const auto& values, auto& dx) { backward(values, dy, dx); });
+    return detail::written(
+        x, [this, &dy](const auto& values, auto& dx) { this->backward(values, dy, dx); });
   }
 
   /// The moments of the parts measured so far.

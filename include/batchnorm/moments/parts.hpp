@@ -12,7 +12,7 @@ namespace batchnorm::detail {
 /// Calls f as on_views_of does. Throws if another thread uses the layer.
 template <class Scalar, int spatial, class Param, class F, class... A>
 void on_views_alone(Core<Param>& core, const Where& where, const F& f, const A&... arguments) {
-  const auto alone = [&](const Shape& shape, const auto&... views) {
+  const auto alone = [&core, &where, &f](const Shape& shape, const auto&... views) {
     const Entered entered(core.in_use, where);
     f(shape, views...);
   };

@@ -57,7 +57,7 @@ class Recalibration {
     if (size == 0) in("run").invalid({"expected at least one batch, got none"});
     std::list<std::variant<Watched<float>, Watched<double>>> watched;
     for (const auto& layer : layers_)
-      std::visit([&](auto* core) { watched.emplace_back(core); }, layer);
+      std::visit([&watched](auto* core) { watched.emplace_back(core); }, layer);
     Progress progress{0, static_cast<std::size_t>(size)};
     for (const auto& batch : batches) {
       forward(batch);

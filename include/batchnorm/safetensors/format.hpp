@@ -143,7 +143,7 @@ inline constexpr const char* dtypes_of_numbers =
 /// Calls f(a number of the dtype). Returns false if this library does not read the dtype.
 template <class F>
 [[nodiscard]] bool with_dtype(const std::string& dtype, const F& f) {
-  const auto call_if = [&](auto number) {
+  const auto call_if = [&dtype, &f](auto number) {
     const bool is_this = dtype == dtype_of<decltype(number)>();
     if (is_this) f(number);
     return is_this;

@@ -74,7 +74,7 @@ template <class Value>
     const auto it = metadata.find(prefix + key);
     return it == metadata.end() ? "" : it->second;
   };
-  const auto read_choice = [&](const char* key, auto& option) {
+  const auto read_choice = [&file, &prefix, &said](const char* key, auto& option) {
     const std::string text = said(key);
     const auto texts = texts_for(option);
     const auto it = texts.find(text);
@@ -117,14 +117,15 @@ inline void check_options_agree(const InFile& file, const SafetensorsMetadata& m
   const double difference = o.momentum.weight_of_new() - in_file.momentum.weight_of_new();
   const bool same_kind = o.momentum.is_cumulative() == in_file.momentum.is_cumulative();
   if (same_kind && std::abs(difference) < 1e-12) in_file.momentum = o.momentum;
-  const auto check = [&](const char* what, const std::string& stated, const std::string& expected) {
+  const auto must_agree = [&](const char* what, const std::string& stated,
+                              const std::string& expected) {
     if (expected == stated) return;
     file.refuse({prefix, what, ": expected the layer to have ", expected, ", got one of ", stated,
                  "; build it with options(\"", prefix, "\")"});
   };
-  check("eps", text_of(o.eps), text_of(in_file.eps));
-  check("momentum", text_of(o.momentum), text_of(in_file.momentum));
-  check("running_variance", text_of(o.running_variance), text_of(in_file.running_variance));
+  must_agree("eps", text_of(o.eps), text_of(in_file.eps));
+  must_agree("momentum", text_of(o.momentum), text_of(in_file.momentum));
+  must_agree("running_variance", text_of(o.running_variance), text_of(in_file.running_variance));
 }
 
 }  // namespace batchnorm::detail

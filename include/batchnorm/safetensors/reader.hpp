@@ -184,7 +184,7 @@ class SafetensorsReader {
   /// Reads all numbers of an entry, in the order of the file.
   template <class Number>
   void read(const std::string& name, const SafetensorsEntry& entry, Number* to) {
-    const auto decode_all = [&](auto element) {
+    const auto decode_all = [this, &name, &entry, to](auto element) {
       using Element = decltype(element);
       const std::uint64_t count = (entry.end - entry.begin) / sizeof(Element);
       const std::uint64_t most = detail::piece_bytes / sizeof(Element);
@@ -245,7 +245,8 @@ class SafetensorsReader {
 inline SafetensorsBytes SafetensorsReader::bytes(const std::string& name) {
   const SafetensorsEntry& entry = entry_of(name);
   SafetensorsBytes all{entry.dtype, entry.extents, {}};
-  all.bytes.resize(static_cast<std::size_t>(entry.end - entry.begin));
+  const std::uint64_t size = entry.end - entry.begin;
+  all.bytes.resize(static_cast<std::size_t>(size));
   read_bytes(name, entry.begin, reinterpret_cast<char*>(all.bytes.data()), all.bytes.size());
   return all;
 }

@@ -58,6 +58,8 @@ class SafetensorsWriter {
     insert({tensor(name, std::forward<X>(x))});
     return *this;
   }
+  template <class T, class A>
+  SafetensorsWriter& add(const std::string&, const std::vector<T, A>&) = delete;  // Eigen::Map it
   /// A tensor of any dtype, as SafetensorsReader::bytes() returns it. Throws std::invalid_argument
   /// if it does not have the bytes of its shape, where the size of the dtype is known.
   SafetensorsWriter& add(const std::string& name, const SafetensorsBytes& x) {

@@ -55,8 +55,9 @@ class Replicas {
     first_error_ = nullptr;
     const detail::Caught not_started = detail::caught([&] {
       for (Member& one : members_) {
-        threads.emplace_back(
-            [&] { end(one.rank(), thrown_by([&] { work(static_cast<Communicator&>(one)); })); });
+        threads.emplace_back([this, &one, &work] {
+          end(one.rank(), thrown_by([&] { work(static_cast<Communicator&>(one)); }));
+        });
       }
     });
     if (not_started.kind != detail::Caught::nothing) {
