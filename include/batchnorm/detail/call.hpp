@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "batchnorm/detail/exact.hpp"
+#include "batchnorm/detail/for_channels.hpp"
 #include "batchnorm/detail/sweep.hpp"
 
 // The arguments of functional.hpp, and what its functions need for one call.
@@ -123,12 +124,5 @@ struct Call {
     sums.stride = static_cast<Index>(of_double * sizeof(Line) / sizeof(double));
   }
 };
-
-/// Calls f(numbers of channel c) for channels [c0, c1). An array that f writes must overlap no
-/// other, so that compilers can vectorize the loop.
-template <class F, class... N>
-void for_channels(Index c0, Index c1, const F& f, N* __restrict... arrays) {
-  for (Index c = c0; c < c1; ++c) f(arrays[c]...);
-}
 
 }  // namespace batchnorm::functional

@@ -43,7 +43,11 @@ void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const S
 /// Channels [c0, c1) of a parameter; if it is null, what stands for it.
 template <class A>
 void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
-  for (Index c = c0; c < c1; ++c) to[c] = parameter ? parameter[c] : otherwise;
+  if (parameter) {
+    std::copy(parameter + c0, parameter + c1, to + c0);
+  } else {
+    std::fill(to + c0, to + c1, otherwise);
+  }
 }
 /// Computes the coefficients of y from the statistics, from gamma in k.scale and beta in k.shift.
 template <class A>

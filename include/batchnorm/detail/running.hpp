@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "batchnorm/detail/for_channels.hpp"
 #include "batchnorm/detail/scalar.hpp"
 #include "batchnorm/options.hpp"
 
@@ -47,21 +48,23 @@ struct RunningStatistics {
   void take(const double* batch_mean, const double* batch_var, Index n, const Options& options) {
     const bool unbiased = options.running_variance == VarianceEstimate::unbiased;
     const double correction = unbiased ? static_cast<double>(n) / static_cast<double>(n - 1) : 1;
-    const Momentum m = options.momentum;
+    const Momentum momentum = options.momentum;
     batches = std::max<std::int64_t>(batches, 0);
     if (batches < counted) skipped = (skipped.min)(batches);
-    if (const double w = m.weight_of_new(); w > 0 && n > 1 && are_ordinary(batch_mean, batch_var)) {
-      for (Index c = 0; c < mean.size(); ++c) {
-        mean.data()[c] = static_cast<Param>(moved(mean.data()[c], batch_mean[c], w));
-        var.data()[c] = static_cast<Param>(moved(var.data()[c], batch_var[c] * correction, w));
-      }
+    if (const double w = momentum.weight_of_new();
+        w > 0 && n > 1 && are_ordinary(batch_mean, batch_var)) {
+      const auto move_both = [=](Param& m, Param& v, double of_mean, double of_var) {
+        m = static_cast<Param>(moved(m, of_mean, w));
+        v = static_cast<Param>(moved(v, of_var * correction, w));
+      };
+      for_channels(0, mean.size(), move_both, mean.data(), var.data(), batch_mean, batch_var);
     } else {
       for (Index c = 0; c < mean.size(); ++c) {
         const bool finite = is_finite(batch_mean[c]) && !is_nan(batch_var[c]);  // the values
         const bool skip = !finite && options.non_finite == NonFinite::skip_update;
         const bool skip_var = skip || (unbiased && n == 1);  // n - 1 is 0
-        if (!skip) move(mean[c], c, 0, batch_mean[c], m, finite);
-        if (!skip_var) move(var[c], c, 1, batch_var[c] * correction, m, finite);
+        if (!skip) move(mean[c], c, 0, batch_mean[c], momentum, finite);
+        if (!skip_var) move(var[c], c, 1, batch_var[c] * correction, momentum, finite);
         skipped(c, 0) += skip, skipped(c, 1) += skip_var;
       }
     }
@@ -72,10 +75,11 @@ struct RunningStatistics {
   /// Are all numbers far from the ends of Param's range? Then a loop without branches can do it.
   [[nodiscard]] bool are_ordinary(const double* batch_mean, const double* batch_var) const {
     Bits<Param> all = 1;
-    for (Index c = 0; c < mean.size(); ++c) {
-      all &= fits_as_offset(static_cast<Param>(batch_mean[c])) & fits_as_offset(mean.data()[c]) &
-             fits_as_offset(static_cast<Param>(batch_var[c])) & fits_as_offset(var.data()[c]);
-    }
+    const auto compare = [&all](Param m, Param v, double of_mean, double of_var) {
+      all &= fits_as_offset(static_cast<Param>(of_mean)) & fits_as_offset(m) &
+             fits_as_offset(static_cast<Param>(of_var)) & fits_as_offset(v);
+    };
+    for_channels(0, mean.size(), compare, mean.data(), var.data(), batch_mean, batch_var);
     return all != 0;
   }
   [[nodiscard]] static double moved(Param running, double batch, double w) {
