@@ -26,11 +26,6 @@ BATCHNORM_BY_VECTORS BATCHNORM_AVX2 void channels_by_avx2(Index c0, Index c1, co
                                                           N* __restrict... arrays) {
   for (Index c = c0; c < c1; ++c) f(arrays[c]...);
 }
-template <class F, class... N>
-BATCHNORM_BY_VECTORS BATCHNORM_AVX512 void channels_by_avx512(Index c0, Index c1, const F& f,
-                                                              N* __restrict... arrays) {
-  for (Index c = c0; c < c1; ++c) f(arrays[c]...);
-}
 #endif
 
 /// Calls f(numbers of channel c) for channels [c0, c1). An array that f writes must overlap no
@@ -38,10 +33,8 @@ BATCHNORM_BY_VECTORS BATCHNORM_AVX512 void channels_by_avx512(Index c0, Index c1
 template <class F, class... N>
 void for_channels(Index c0, Index c1, const F& f, N*... arrays) {
 #if defined(BATCHNORM_CHOOSES)
-  static const Chosen chosen = chosen_instructions();
-  if (chosen == Chosen::avx512)  // GCOV_EXCL_BR_LINE: needs a processor that has it
-    return channels_by_avx512(c0, c1, f, arrays...);
-  if (chosen == Chosen::avx2) return channels_by_avx2(c0, c1, f, arrays...);
+  static const bool has_avx2 = chosen_instructions() != Chosen::baseline;
+  if (has_avx2) return channels_by_avx2(c0, c1, f, arrays...);
 #endif
   channels(c0, c1, f, arrays...);
 }
