@@ -196,14 +196,16 @@ template <class X, class Norm>
   }
   Eigen::VectorXd b = detail::checked_bias(bias, outputs, where);
   detail::Folded<X> folded{detail::PlainOf<X>(weight), detail::BiasOf<X>(outputs)};
-  detail::for_each_element(folded.weight, [&](const auto& i, Scalar& w) {
+  const auto fold_one = [&map, &b, &where, flattened, output_axis, inputs, channels](const auto& i,
+                                                                                     Scalar& w) {
     const Index input = i[1 - output_axis];
     const Index c =
         flattened == ChannelAxis::first ? input / (inputs / channels) : input % channels;
     const double old = static_cast<double>(w);
     b[i[output_axis]] += old * (map.shift[c] - map.scale[c] * map.center[c]);
     w = detail::rounded_weight<Scalar>(old * map.scale[c], where);
-  });
+  };
+  detail::for_each_element(folded.weight, fold_one);
   for (Index o = 0; o < outputs; ++o) folded.bias[o] = detail::rounded_weight<Scalar>(b[o], where);
   return folded;
 }

@@ -44,8 +44,9 @@ template <class T>
           loops_of<Normalize, T>(),
           loops_of<InputGradient, T>()};
 }
-/// The table for T. The first call finds out what the processor can do. A function makes the table,
-/// because g++ writes the constants of a list before the program starts: clang does not.
+/// The table for T. The first call finds out what the processor can do. The table is not a list
+/// here: g++ would write the constants of a list before the program starts, and clang when it runs,
+/// so that a program of files from both could have a table without them.
 template <class T>
 [[nodiscard]] const Elements* elements_of() {
   static const Elements table = make_elements<T>();

@@ -31,8 +31,8 @@ namespace batchnorm {
 /// left: where |beta / gamma| is above 1000 (half 100, bfloat16 16), or |gamma| is not between 1e-9
 /// and 1e9 (double 1e-75 and 1e75), or so small that y would be subnormal. Use the layer's own
 /// forward there, or keep gamma away from 0. backward throws std::domain_error where gamma^2 *
-/// inv_std is near the ends of Param's range, as with deviations above 1e20 or below 1e-20. Half
-/// must hold z too, which with a slope below 1 is larger than y.
+/// inv_std is too large or too small for Param. Half must hold z too, which with a slope below 1 is
+/// larger than y.
 ///
 /// Mode, statistics, options and other errors are the layer's. The layer must outlive this object
 /// and stay where it is. A forward in place leaves nothing for the layer's own backward.
@@ -112,7 +112,7 @@ class InPlace {
         is_half ? 0x1p-14 : static_cast<double>((std::numeric_limits<Param>::min)());
     constexpr bool is_bfloat16 = std::is_same_v<Scalar, Eigen::bfloat16>;
     constexpr double of_beta = is_half ? 100 : is_bfloat16 ? 16 : 1000;  // the most for |gamma| = 1
-    // gamma^2 * inv_std, which dx needs, is within Param's range by ordinary deviations.
+    // With ordinary deviations gamma^2 * inv_std is in Param's range; backward checks it.
     constexpr double largest = std::is_same_v<Param, double> ? 1e75 : 1e9;
     const auto affine = layer_->core().affine();
     const double gamma = affine.gamma_of(c), beta = affine.beta_of(c);
