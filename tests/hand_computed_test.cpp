@@ -140,12 +140,6 @@ TEST_CASE("eval forward and backward give the numbers worked out by hand") {
 
 // The first batch is the one above: means 5, 10; variances 3 and 8, unbiased 3 * 4/3 = 4 and 32/3.
 // The second is twice it: means 10, 20; variances 12 and 32, unbiased 16 and 128/3.
-TEST_CASE("momenta are the same that say the same") {
-  CHECK(Momentum::weight_of_new(0.25) == Momentum::weight_of_old(0.75));
-  CHECK(Momentum::weight_of_new(0.25) != Momentum::weight_of_new(0.75));
-  CHECK(Momentum::weight_of_new(0) != Momentum::cumulative());
-}
-
 TEST_CASE("running statistics over two batches move as momentum and convention say") {
   Options options = eps_of_one();
   Eigen::Vector4d expected;  // mean0, mean1, var0, var1

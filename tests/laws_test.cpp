@@ -2,6 +2,8 @@
 // What holds for every scalar, rank, storage order, container and channel axis.
 
 #include <cmath>
+#include <cstdint>
+#include <limits>
 
 #include "support/check_layer.hpp"
 
@@ -456,6 +458,13 @@ TEST_CASE("a cumulative average goes on from the number of batches that a user s
   averages(2.875);  // 2.5, then 1.75, then 2.875
   bn.set_momentum(Momentum::cumulative());
   averages((2 * 2.875 + 1 + 4) / 4);  // all four batches count
+}
+
+TEST_CASE("the counter of batches stops at 2^53, the most that a state can say", "[laws]") {
+  batchnorm::BatchNorm1d<double> bn(1);
+  bn.num_batches_tracked() = (std::numeric_limits<std::int64_t>::max)();
+  static_cast<void>(bn.forward(Eigen::Vector2d(0, 2)));
+  CHECK(bn.num_batches_tracked() == std::int64_t{1} << 53);
 }
 
 TEST_CASE("backward may be called again, and later changes of mode or statistics do not reach it",

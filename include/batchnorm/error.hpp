@@ -87,7 +87,8 @@ struct Where {
 }  // namespace detail
 
 /// Sets the handler for errors in programs built with -fno-exceptions; nullptr prints messages to
-/// stderr. It is the same for the whole program. With exceptions it has no effect.
+/// stderr. It is the same for the whole program, but shared libraries that hide their symbols, as
+/// with -fvisibility=hidden, have their own. With exceptions it has no effect.
 inline void set_error_handler(ErrorHandler handler) { detail::error_handler.store(handler); }
 
 }  // namespace batchnorm

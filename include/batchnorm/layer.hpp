@@ -148,9 +148,11 @@ class BatchNorm {
     return dy;
   }
   template <class X, class... A>
-  void backward(const X&, const A&...) const {
+  X backward(const X& x, const A&...) const {
     static_assert(sizeof(X) == 0,
-                  "batchnorm: backward adds to the gradients of a layer that is not const");
+                  "batchnorm: backward takes x and dy, or x, dy and dx, and adds to the gradients "
+                  "of a layer that is not const");
+    return x;
   }
   /// What the last forward left for backward: the statistics that it normalized with.
   [[nodiscard]] const Saved& saved() const { return core_.saved; }
@@ -174,7 +176,9 @@ class BatchNorm {
 
   // Mode, parameters, statistics. ----------------------------------------------------------------
 
+  /// Training mode: forward normalizes by the batch's statistics and moves the running ones.
   void train(bool on = true) { core_.training = on; }
+  /// Eval mode, as by train(false): forward normalizes by the running statistics, if tracked.
   void eval() { core_.training = false; }
   [[nodiscard]] bool is_training() const { return core_.training; }
 
@@ -228,6 +232,7 @@ class BatchNorm {
   void set_device(std::nullptr_t) { core_.workers = detail::Workers(); }
 
   /// The layer in eval mode as y = scale * (x - center) + shift, by the running statistics of now.
+  /// It does not know the channel axis: for ChannelAxis::last, call apply(x, ChannelAxis::last).
   /// Throws std::logic_error if they are not tracked.
   [[nodiscard]] ChannelAffine<Param> folded() const {
     core_.check_lengths(in("folded"));

@@ -63,14 +63,15 @@ enum class NonFinite {
 /// A layer's options. The layer's constructor validates them. Where var + eps is 0, x_hat is 0.
 struct Options {
   double eps = 1e-5;  ///< added to var; 0, or finite and at least numeric_limits<Param>::min()
+  /// The weight of a new batch in the running statistics.
   Momentum momentum = Momentum::weight_of_new(0.1);
   VarianceEstimate running_variance = VarianceEstimate::unbiased;
-  bool scale = true;                ///< learn gamma
-  bool shift = true;                ///< learn beta
-  bool track_running_stats = true;  ///< off: batch statistics in eval mode too
-  ChannelAxis channel_axis = ChannelAxis::first;
-  SingleValue single_value = SingleValue::reject;
-  NonFinite non_finite = NonFinite::skip_update;
+  bool scale = true;                               ///< learn gamma
+  bool shift = true;                               ///< learn beta
+  bool track_running_stats = true;                 ///< off: batch statistics in eval mode too
+  ChannelAxis channel_axis = ChannelAxis::first;   ///< of tensors; a matrix is (N, C) either way
+  SingleValue single_value = SingleValue::reject;  ///< for one value per channel
+  NonFinite non_finite = NonFinite::skip_update;   ///< for infinity and NaN in a batch
 
   /// The defaults of other libraries: a layer with these options computes what theirs computes.
   [[nodiscard]] static Options pytorch() { return {}; }

@@ -123,12 +123,15 @@ struct FoundState {
 };
 /// Throws unless all entries that the options switch on were found.
 inline void check_complete(const StateSource& from, const std::array<bool, 4>& on,
-                           const FoundState& found, const std::string& prefix) {
+                           const FoundState& found, const StateDict& state,
+                           const std::string& prefix) {
+  const std::string first = state.empty() ? "" : "; the first entry is " + state.begin()->first;
   for (std::size_t k = 0; k < 4; ++k) {
     const auto& [a, b, c] = state_names[k];
     const bool is_new = c != std::string(a);
     if (on[k] && !found.has_entries)
-      from.refuse(prefix + a, {"expected entries with the prefix \"", prefix, "\", got none"});
+      from.refuse(prefix + a,
+                  {"expected entries with the prefix \"", prefix, "\", got none", first});
     if (on[k] && !found.vectors[k])
       from.refuse(prefix + a, {"expected it (or ", b, is_new ? ", or " : "", is_new ? c : "",
                                "), got no such entry", ": switch Options::", option_names[k],
@@ -164,7 +167,7 @@ template <class Param>
     check_numbers<Param>(from, key, values, k == 3);
     found.vectors[k] = &values;
   }
-  check_complete(from, on, found, prefix);
+  check_complete(from, on, found, state, prefix);
   return found;
 }
 

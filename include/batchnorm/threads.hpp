@@ -17,7 +17,7 @@ namespace batchnorm {
 /// How long a thread of the pool waits for the next tasks of a layer, after a call or in the middle
 /// of one, before it is free for other work: in microseconds. To wake it again takes 10 to 50.
 /// After 100 times this time with one layer it is free in any case, even if the layer is called
-/// again and again.
+/// again and again. Shared libraries that hide their symbols have their own.
 inline std::atomic<int> helpers_wait_us{20};
 
 }  // namespace batchnorm

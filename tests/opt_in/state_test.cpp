@@ -104,8 +104,9 @@ TEST_CASE("a prefix picks one layer out of a network", "[state]") {
   check_refused_state(network, "layer2.bn.unknown: expected an entry of a batch-norm layer", {},
                       "layer2.bn.");
   check_refused_state(network,
-                      "nowhere.weight: expected entries with the prefix \"nowhere.\", got none", {},
-                      "nowhere.");
+                      "nowhere.weight: expected entries with the prefix \"nowhere.\", got none; "
+                      "the first entry is a",
+                      {}, "nowhere.");
 }
 
 TEST_CASE("state_dict writes what load_state_dict reads", "[state]") {

@@ -53,13 +53,14 @@ class WeightedLayer : public testing::LayerOfForm<Form> {
     Eigen::Tensor<float, Form::rank - 1, Form::order> w;
     Eigen::DSizes<Index, Form::rank - 1> sizes;
     sizes[0] = by.samples;
-    for (std::size_t d = 0; d < by.spatial.size(); ++d) sizes[d + 1] = by.spatial[d];
+    constexpr std::size_t axes = Form::rank - 2;  // that are spatial
+    for (std::size_t d = 0; d < axes; ++d) sizes[d + 1] = by.spatial[d];
     w.resize(sizes);
     by.each([&](Index n, Index, Index p) {
       const double value = by(n, 0, p);
       Eigen::DSizes<Index, Form::rank - 1> place;
       place[0] = n;
-      for (std::size_t d = by.spatial.size(); d > 0; p /= by.spatial[--d]) {
+      for (std::size_t d = axes; d > 0; p /= by.spatial[--d]) {
         place[d] = p % by.spatial[d - 1];
       }
       w(place) = static_cast<float>(value);

@@ -9,9 +9,11 @@
 #include <batchnorm/extras/weighted.hpp>
 #include <batchnorm/moments.hpp>
 #include <batchnorm/sync.hpp>
+#include <functional>
 #include <stdexcept>
 #include <string>
 
+#include "support/allocations.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
 #include "support/refused.hpp"
@@ -215,4 +217,70 @@ TEST_CASE("a refused forward of a wrapper leaves the layer's own forward to be d
   check([&] { InPlace(bn, Identity()).forward(over_one); });
   Replicas alone(1);
   check([&] { static_cast<void>(SyncBatchNorm(bn, alone.communicator(0)).forward(one)); });
+}
+
+TEST_CASE("a call that runs out of memory changes nothing", "[wrappers]") {
+  if (!testing::counts_allocations) return;
+  // Makes each call on new objects again and again, one allocation later each time, until none
+  // fails: the first forward, a second one, a backward.
+  const auto check = [](const char* wrapper, const auto& wrap, const auto& forward,
+                        const auto& backward) {
+    INFO(wrapper);
+    for (int call = 0; call < 3; ++call) {
+      bool failed = true;
+      for (long k = 0; failed; ++k) {
+        INFO("call " << call << ", allocation " << k);
+        BatchNorm1d<double> bn(2);
+        auto wrapped = wrap(bn);
+        MatrixXd y = x, dx = dy, expected = dy;
+        if (call > 0) forward(wrapped, y);
+        if (call == 1) backward(wrapped, y, expected);
+        const BatchNorm1d<double> bn_before = bn;
+        const MatrixXd y_before = y;
+        failed = testing::runs_out_of_memory(
+            k, [&] { call == 2 ? backward(wrapped, y, dx) : forward(wrapped, y); });
+        if (!failed) break;
+        CHECK(testing::same_state(bn, bn_before));
+        CHECK((same_bits(y, y_before) && same_bits(dx, dy)));
+        if (call != 1) continue;
+        backward(wrapped, y, dx);  // of the forward before
+        CHECK(same_bits(dx, expected));
+      }
+    }
+  };
+  const auto forward = [](auto& wrapper, auto& y) { wrapper.forward(x, y); };
+  const auto backward = [](auto& wrapper, auto&, auto& dx) { wrapper.backward(x, dy, dx); };
+  check(
+      "the layer", [](auto& bn) { return std::ref(bn); },
+      [](auto bn, auto& y) { bn.get().forward(x + dy, y); },
+      [](auto bn, auto&, auto& dx) { bn.get().backward(x + dy, dy + x, dx); });
+  check(
+      "Fused", [](auto& bn) { return Fused(bn, Relu()); }, forward, backward);
+  check(
+      "InPlace", [](auto& bn) { return InPlace(bn, Identity()); },
+      [](auto& in_place, auto& y) { in_place.forward(y); },
+      [](auto& in_place, auto& y, auto& dx) { in_place.backward(y, dy, dx); });
+  check(
+      "BatchRenorm", [](auto& bn) { return BatchRenorm(bn); }, forward, backward);
+  check(
+      "Weighted", [](auto& bn) { return Weighted(bn); },
+      [](auto& weighted, auto& y) { weighted.forward(x, y, weights(ones)); }, backward);
+  check(
+      "GhostBatches", [](auto& bn) { return GhostBatches(bn, 3); }, forward, backward);
+  const auto measured = [](auto& bn) {
+    MicroBatches micro(bn);
+    micro.measure(x);
+    return micro;
+  };
+  check("MicroBatches", measured, forward, [](auto& micro, auto&, auto&) { micro.measure(x, dy); });
+  check(
+      "Switched",
+      [](auto& bn) {
+        return Switched(bn, batchnorm::Normalize::running, batchnorm::Update::always);
+      },
+      forward, backward);
+  Replicas alone(1);
+  check(
+      "SyncBatchNorm", [&alone](auto& bn) { return SyncBatchNorm(bn, alone.communicator(0)); },
+      forward, backward);
 }

@@ -108,7 +108,12 @@ TEST_CASE("a network's layers and weights share a file", "[safetensors]") {
   writer.add("conv", conv).add("numbers", numbers).add_metadata("made by", "a test");
   writer.write(folder / "net");
 
+  std::size_t entries = 0;
+  for (const auto& [name, entry] : SafetensorsReader(folder / "net").entries()) {
+    entries += !name.empty() && !entry.dtype.empty();
+  }
   SafetensorsReader file(folder / "net");
+  CHECK(entries == file.entries().size());
   CHECK(file.metadata().at("made by") == "a test");
   CHECK(same_layer(file.layer<BatchNorm2d<float>>("a.bn1."), bn1));
   const auto again = file.layer<BatchNorm2d<float>>("a.bn10.");

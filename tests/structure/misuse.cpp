@@ -4,6 +4,8 @@
 // after "says". The words after "shows" are in the code that compilers show below the error.
 
 #include <batchnorm/batchnorm.hpp>
+#include <batchnorm/extras/fixed.hpp>
+#include <batchnorm/extras/in_place.hpp>
 #include <unsupported/Eigen/CXX11/Tensor>
 
 using Batch = Eigen::Tensor<float, 4, Eigen::RowMajor>;
@@ -11,6 +13,7 @@ using Batch = Eigen::Tensor<float, 4, Eigen::RowMajor>;
 void mistakes([[maybe_unused]] const Batch& x, [[maybe_unused]] const Batch& dy) {
   batchnorm::Options options;
   batchnorm::BatchNorm2d<float> layer(64, options);
+  [[maybe_unused]] batchnorm::FixedBatchNorm1d<float, 3> fixed;
 
 #if defined(WRONG_RANK)  // says: BatchNorm2d takes
   const Eigen::Tensor<float, 3, Eigen::RowMajor> sequences(8, 64, 100);
@@ -50,9 +53,12 @@ void mistakes([[maybe_unused]] const Batch& x, [[maybe_unused]] const Batch& dy)
 #elif defined(FORWARD_OF_CONST)        // says: a const layer has infer(x)
   const batchnorm::BatchNorm2d<float>& shared = layer;
   const auto y = shared.forward(x);
-#elif defined(BACKWARD_OF_CONST)       // says: backward adds to the gradients of a layer
+#elif defined(BACKWARD_OF_CONST)       // says: adds to the gradients of a layer that is not const
   const batchnorm::BatchNorm2d<float>& shared = layer;
-  shared.backward(x, dy);
+  const auto dx = shared.backward(x, dy);
+#elif defined(BACKWARD_WITH_Y)         // says: backward takes x and dy, or x, dy and dx
+  Batch dx(8, 64, 7, 7);
+  layer.backward(x, x, dy, dx);
 #elif defined(RESULT_INTO_CONST)       // says: y and dx must be writable
   layer.forward(x, dy);
 #elif defined(RESULT_INTO_EXPRESSION)  // says: y and dx must be writable
@@ -67,11 +73,25 @@ void mistakes([[maybe_unused]] const Batch& x, [[maybe_unused]] const Batch& dy)
   (void)batchnorm::BatchNorm2d<double>(64).folded().apply(x);
 #elif defined(NOT_A_BATCH)             // says: Eigen tensors
   (void)layer.forward(1.0f);
+#elif defined(IN_PLACE_WITH_RELU)      // says: the activation must have an inverse
+  batchnorm::InPlace in_place(layer, batchnorm::Relu());
+#elif defined(FIXED_OF_INTEGERS)       // says: float, double, Eigen::half
+  const batchnorm::FixedBatchNorm1d<int, 3> integers;
+#elif defined(FIXED_WITHOUT_CHANNELS)  // says: expected at least 1 channel
+  const batchnorm::FixedBatchNorm1d<float, 0> none;
+#elif defined(FIXED_WRONG_SCALAR)      // says: must have the layer's Scalar
+  (void)fixed.forward(Eigen::Matrix<double, 8, 3>());
+#elif defined(FIXED_WRONG_COLUMNS)     // says: expected matrices of C columns
+  (void)fixed.forward(Eigen::Matrix<float, 8, 4>());
+#elif defined(FIXED_ON_THE_HEAP)       // says: would use the heap: give y or dx
+  (void)fixed.forward(Eigen::Matrix<float, Eigen::Dynamic, 3>());
 #else
   options.momentum = batchnorm::Momentum::weight_of_new(0.1);
   (void)layer.forward(x);
   (void)layer.backward(x, dy);
   layer.set_device(nullptr);
   (void)layer.folded().apply(x);
+  batchnorm::InPlace in_place(layer, batchnorm::Identity());
+  (void)fixed.forward(Eigen::Matrix<float, 8, 3>());
 #endif
 }

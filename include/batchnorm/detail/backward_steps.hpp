@@ -10,12 +10,16 @@ namespace batchnorm::functional {
 inline constexpr double enlarged = 0x1p40;
 
 template <class A>
-[[nodiscard]] Step gradients_step(const Call<A>& call, const Normalizer& by) {
+void prepare_gradients(const Call<A>& call, const Normalizer& by) {
   const auto prepare = [](A& mean, A& enlarged_inv_std, double mu, double inv_std) {
     mean = static_cast<A>(mu);
     enlarged_inv_std = static_cast<A>(inv_std * enlarged);
   };
   for_channels(0, call.plan.channels, prepare, call.k.mean, call.inv_std, by.mean, by.inv_std);
+}
+template <class A>
+[[nodiscard]] Step gradients_step(const Call<A>& call, const Normalizer& by) {
+  prepare_gradients(call, by);
   const View &x = call.v.in[0], &dy = call.v.in[1];
   return {x.elements->gradients, sizeof(A), {call.k.mean, call.inv_std}, {{x, dy}, {}}};
 }

@@ -268,7 +268,7 @@ void Core<Param>::check_saved(const Where& where, const Saved& by, const Shape& 
 template <class Param>
 void Core<Param>::complete(const Where& where, Saved& by) const {
   by.batch_statistics = is_by_batch(options, training, by.count, where);
-  if (by.batch_statistics && by.count > 0) check_finite(where, by);
+  if (by.batch_statistics) check_finite(where, by);
   if (!by.batch_statistics) {
     by.mean = running.mean.template cast<double>();
     by.var = running.var.template cast<double>();

@@ -38,5 +38,10 @@ void for_channels(Index c0, Index c1, const F& f, N*... arrays) {
 #endif
   channels(c0, c1, f, arrays...);
 }
+/// sums[i] += v[i] of n numbers.
+inline void add_to(double* sums, const double* v, Index n) {
+  const auto add = [](double& sum, double one) { sum += one; };
+  for_channels(0, n, add, sums, v);
+}
 
 }  // namespace batchnorm::detail

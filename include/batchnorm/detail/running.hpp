@@ -32,7 +32,7 @@ template <class Vector>
 struct RunningStatistics {
   using Param = typename Vector::Scalar;
   Vector mean, var;          // (C) each
-  std::int64_t batches = 0;  // accepted training batches; a user may set any number
+  std::int64_t batches = 0;  // accepted training batches; a user may set any number up to 2^53
   std::int64_t counted = 0;  // batches after the last take(); a user may have lowered it since
   // (C, 2) how many of the accepted batches did not move a channel's mean, and its variance.
   Eigen::Array<std::int64_t, Vector::RowsAtCompileTime, 2> skipped;
@@ -49,7 +49,8 @@ struct RunningStatistics {
     const bool unbiased = options.running_variance == VarianceEstimate::unbiased;
     const double correction = unbiased ? static_cast<double>(n) / static_cast<double>(n - 1) : 1;
     const Momentum momentum = options.momentum;
-    batches = std::max<std::int64_t>(batches, 0);
+    constexpr std::int64_t most = std::int64_t{1} << 53;  // the most that a state can say
+    batches = std::clamp<std::int64_t>(batches, 0, most - 1);
     if (batches < counted) skipped = (skipped.min)(batches);
     if (const double w = momentum.weight_of_new();
         w > 0 && n > 1 && are_ordinary(batch_mean, batch_var)) {

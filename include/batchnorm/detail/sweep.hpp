@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "batchnorm/detail/cut.hpp"
+#include "batchnorm/detail/for_channels.hpp"
 #include "batchnorm/detail/workers.hpp"
 
 // How a formula's loops go over the parts of a tensor, on several threads.

@@ -26,14 +26,17 @@ template <class V>
 BATCHNORM_INLINE void choose(const V& a, const V& b, const V& then, const V& otherwise, V& result) {
   result = a <= b ? then : otherwise;
 }
-/// With v = z and top = 6: act(z). With v = dy and top = 0: dz = act'(z) * dy. `slope` is that of
-/// LeakyRelu; for Relu6 it is 6. All comparisons with NaN are false: where z is NaN, act(z) is NaN
-/// and dz is dy.
-template <class Act, int top, class V>
+enum class Pass { forward, backward };
+/// Forward, v is z: act(z). Backward, v is dy: dz = act'(z) * dy. `slope` is that of LeakyRelu; for
+/// Relu6 it is 6. All comparisons with NaN are false: where z is NaN, act(z) is NaN and dz is dy.
+/// dz must be dy there: dx may be dy, which the slow path reads after the loops.
+template <class Act, Pass pass, class V>
 BATCHNORM_INLINE void activate(const V& z, const V& v, const V& slope, V& result) {
   constexpr bool is_leaky = std::is_same_v<Act, LeakyRelu>;
   result = v;
-  if constexpr (std::is_same_v<Act, Relu6>) choose(slope, z, top == 6 ? slope : V{}, v, result);
+  if constexpr (std::is_same_v<Act, Relu6>) {
+    choose(slope, z, pass == Pass::forward ? slope : V{}, v, result);
+  }
   if constexpr (is_leaky) choose(z, V{}, v * slope, v, result);
   if constexpr (!is_leaky && !std::is_same_v<Act, Identity>) choose(z, V{}, V{}, result, result);
 }
@@ -44,13 +47,13 @@ struct ActOfZ : FormulaOf<false, with_r ? 2 : 1, 4> {
   static BATCHNORM_INLINE void of(const V& x, const V& mean, const V& scale, const V& shift,
                                   const V& slope, V& y) {
     const V z = (x - mean) * scale + shift;
-    activate<Act, 6>(z, z, slope, y);
+    activate<Act, Pass::forward>(z, z, slope, y);
   }
   template <class V>
   static BATCHNORM_INLINE void of(const V& x, const V& r, const V& mean, const V& scale,
                                   const V& shift, const V& slope, V& y) {
     const V z = (x - mean) * scale + shift + r;
-    activate<Act, 6>(z, z, slope, y);
+    activate<Act, Pass::forward>(z, z, slope, y);
   }
 };
 /// dz = act'(y) * dy. y = act(z) is on the same side of 0 and of 6 as z.
@@ -58,7 +61,7 @@ template <class Act>
 struct DzOfY : FormulaOf<false, 2, 1> {
   template <class V>
   static BATCHNORM_INLINE void of(const V& y, const V& dy, const V& slope, V& dz) {
-    activate<Act, 0>(y, dy, slope, dz);
+    activate<Act, Pass::backward>(y, dy, slope, dz);
   }
 };
 /// Computes z again from x, then dz, then one of three results. `count` coefficients: 5 for the
@@ -70,7 +73,7 @@ struct OfDz : FormulaOf<count == 5, 2, count> {
   static BATCHNORM_INLINE void of(const V& x, const V& dy, const V& mean, const V& scale,
                                   const V& z_shift, const V& slope, Rest&... rest) {
     V dz;
-    activate<Act, 0>((x - mean) * scale + z_shift, dy, slope, dz);
+    activate<Act, Pass::backward>((x - mean) * scale + z_shift, dy, slope, dz);
     if constexpr (count == 4) ((rest = dz * scale), ...);
     if constexpr (count == 5) Gradients::of(x, dz, mean, rest...);
     if constexpr (count == 7) InputGradient::of(x, dz, mean, scale, rest...);
@@ -114,7 +117,7 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
   by_groups(call.plan, core.workers, batch ? &sum : nullptr, call.sums, settle, map);
   normalize_slowly(call, by, affine, [&call, slopes](Index o, Index c, Index i, auto z) {
     decltype(z) y, with_r = call.v.in[1].data ? z + call.v.in[1].value(o, c, i) : z;
-    activate<Act, 6>(with_r, with_r, decltype(z){slopes[c]}, y);
+    activate<Act, Pass::forward>(with_r, with_r, decltype(z){slopes[c]}, y);
     return y;
   });
 }
@@ -123,7 +126,7 @@ void write_y(Core<A>& core, const Operands& v, const functional::Statistics* bat
 template <class A>
 void prepare_z(const Call<A>& call, const Normalizer& by, const Affine<A>& affine) {
   prepare_normalize(call, 0, call.plan.channels, by, affine);
-  static_cast<void>(gradients_step(call, by));  // sets mean and inv_std
+  prepare_gradients(call, by);  // sets mean and inv_std
   for (Index c = 0; c < call.plan.channels; ++c) {
     if (by.is_finite(c) && call.k.fits[c]) continue;
     call.k.shift[c] = not_a_number<A>();
@@ -161,7 +164,7 @@ void write_dx(Core<A>& core, const Operands& operands, const Normalizer& by,
   const auto dz_of = [&affine, slopes](Index c, const auto& s, auto x, auto dy) {
     decltype(x) z, dz, scale = affine.gamma_of(c) * s.inv_std, beta = affine.beta_of(c);
     Normalize::of(x, s.mean, scale, beta, z);
-    activate<Act, 0>(z, dy, decltype(x){slopes[c]}, dz);
+    activate<Act, Pass::backward>(z, dy, decltype(x){slopes[c]}, dz);
     return dz;
   };
   prepare_z(call, by, affine);

@@ -91,14 +91,16 @@ class BatchRenorm {
     const auto f = [this, &where](const auto& shape, const auto& in_x, const auto& out_y) {
       detail::check_y(where, in_x, out_y);
       core_->check_tracked(where);  // another layer may have been assigned
-      batch_ = detail::completed(*core_, where, detail::measured(*core_, in_x));
-      batch_.shape = shape;
-      choose_r_and_d();
-      Saved by = batch_;  // (x - mu) * inv_std * r + d as (x - mean) * inv_std
-      by.inv_std.array() *= r_;
-      by.mean.array() -= (d_ == 0).select(0, d_ / by.inv_std.array());
+      Saved batch = detail::completed(*core_, where, detail::measured(*core_, in_x));
+      batch.shape = shape;
+      Correction correction = correction_of(batch);
+      const auto& [r, d] = correction;
+      Saved by = batch;  // (x - mu) * inv_std * r + d as (x - mean) * inv_std
+      by.inv_std.array() *= r;
+      by.mean.array() -= (d == 0).select(0, d / by.inv_std.array());
       detail::normalize(*core_, by, in_x, out_y);
-      core_->track(batch_);
+      core_->track(batch);
+      batch_ = std::move(batch), correction_ = std::move(correction);
     };
     detail::on_views_alone<Scalar, spatial>(*core_, where, f, detail::Reads{"x", x},
                                             detail::Writes{"y", y});
@@ -119,12 +121,13 @@ class BatchRenorm {
       detail::check_shape_of_last(where, batch_.shape, shape);
       detail::GradientSums sums = detail::gradient_sums(*core_, batch_, in_x, in_dy);  // dbeta, s
       detail::GradientSums gradients = sums;
-      gradients.col(1) = r_ * sums.col(1) + d_ * sums.col(0);
-      core_->accumulate(&gradients(0, 0), &gradients(0, 1));
+      const auto& [r, d] = correction_;
+      gradients.col(1) = r * sums.col(1) + d * sums.col(0);
       Saved by = batch_;
-      by.inv_std.array() *= r_;  // gamma * inv_std * r in place of gamma * inv_std
-      sums.col(1) /= r_;         // so that x_hat * s stays
+      by.inv_std.array() *= r;  // gamma * inv_std * r in place of gamma * inv_std
+      sums.col(1) /= r;         // so that x_hat * s stays
       detail::input_gradient(*core_, by, sums, in_x, in_dy, out);
+      core_->accumulate(&gradients(0, 0), &gradients(0, 1));
     };
     detail::on_views_alone<Scalar, spatial>(*core_, where, f, detail::Reads{"x", x},
                                             detail::Reads{"dy", dy}, detail::Writes{"dx", dx});
@@ -133,29 +136,34 @@ class BatchRenorm {
   /// The limits for the next batch.
   [[nodiscard]] RenormLimits limits() const { return schedule_.at(core_->running.batches); }
   /// (C) the corrections of the last forward; 1 and 0 in eval mode.
-  [[nodiscard]] const Eigen::ArrayXd& r() const { return r_; }
-  [[nodiscard]] const Eigen::ArrayXd& d() const { return d_; }
+  [[nodiscard]] const Eigen::ArrayXd& r() const { return correction_.r; }
+  [[nodiscard]] const Eigen::ArrayXd& d() const { return correction_.d; }
 
  private:
   [[nodiscard]] static detail::Where in(const char* call) { return {"BatchRenorm", call}; }
-  void choose_r_and_d() {
-    r_.setOnes(core_->num_features), d_.setZero(core_->num_features);
-    if (!core_->training || !batch_.batch_statistics || batch_.count == 0) return;
+  struct Correction {
+    Eigen::ArrayXd r, d;  // (C)
+  };
+  [[nodiscard]] Correction correction_of(const Saved& batch) const {
+    const Index channels = core_->num_features;
+    Correction correction{Eigen::ArrayXd::Ones(channels), Eigen::ArrayXd::Zero(channels)};
+    if (!core_->training || !batch.batch_statistics || batch.count == 0) return correction;
     const auto [r_max, d_max] = limits();
-    for (Index c = 0; c < r_.size(); ++c) {
+    for (Index c = 0; c < channels; ++c) {
       const double sigma =
           std::sqrt(static_cast<double>(core_->running.var[c]) + core_->options.eps);
-      if (batch_.inv_std[c] == 0 || sigma == 0) continue;
-      r_[c] = std::clamp(1 / batch_.inv_std[c] / sigma, 1 / r_max, r_max);
-      d_[c] = std::clamp((batch_.mean[c] - static_cast<double>(core_->running.mean[c])) / sigma,
-                         -d_max, d_max);
+      if (batch.inv_std[c] == 0 || sigma == 0) continue;
+      const double moved = batch.mean[c] - static_cast<double>(core_->running.mean[c]);
+      correction.r[c] = std::clamp(1 / batch.inv_std[c] / sigma, 1 / r_max, r_max);
+      correction.d[c] = std::clamp(moved / sigma, -d_max, d_max);
     }
+    return correction;
   }
 
   detail::Core<typename Layer::Param>* core_;
   RenormSchedule schedule_;
-  Saved batch_;           // the statistics of the last forward, without the corrections
-  Eigen::ArrayXd r_, d_;  // (C)
+  Saved batch_;            // the statistics of the last forward, without the correction
+  Correction correction_;  // that of the last forward
 };
 
 }  // namespace batchnorm

@@ -235,7 +235,8 @@ class Weighted {
     measure(next, w, x);
     core.complete(where, next.saved);
     next.is_empty = next.saved.batch_statistics && next.saved.count == 0;
-    core.saved.shape = {}, core.saved.count = 0;  // the layer's own backward is refused
+    Saved batch = next.saved;
+    if (core.options.running_variance == VarianceEstimate::unbiased) batch.var *= next.correction;
     const functional::Normalizer by{next.saved.mean.data(), next.saved.inv_std.data(), false};
     if (x.size() > 0) functional::normalize(x, by, core.affine(), y, core.resources());
     if (next.is_empty || at_zero_ == ZeroWeight::zero) {
@@ -243,8 +244,7 @@ class Weighted {
         if (w[p] == 0) at(y, o, c, i) = Scalar(0);
       });
     }
-    Saved batch = next.saved;
-    if (core.options.running_variance == VarianceEstimate::unbiased) batch.var *= next.correction;
+    core.saved.shape = {}, core.saved.count = 0;  // the layer's own backward is refused
     core.track(batch);
     use_ = std::move(next);
   }

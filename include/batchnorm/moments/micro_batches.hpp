@@ -32,9 +32,10 @@ class MicroBatches {
     const detail::Where where = in("measure");
     const auto f = [&](const Shape&, const View& in_x) {
       if (step_ == Step::measure) check_mode(where);
+      const Moments part = detail::as_moments(detail::measured(*core_, in_x));
       if (step_ != Step::measure) moments_ = Moments(in_x.channels);
       step_ = Step::measure, by_running_ = core_->is_by_running();
-      moments_.merge(detail::as_moments(detail::measured(*core_, in_x)));
+      moments_.merge(part);
     };
     on_views(where, f, detail::Reads{"x", x});
   }
@@ -50,13 +51,11 @@ class MicroBatches {
     check_channels(where);
     const auto f = [this, &where](const Shape&, const auto&... views) {
       detail::check_y(where, views...);
-      if (step_ == Step::measure) {
-        check_mode(where);
-        saved_ = detail::completed(*core_, where, detail::as_saved(moments_));
-        core_->track(saved_);
-        step_ = Step::forward;
-      }
+      const bool is_first = step_ == Step::measure;
+      if (is_first) check_mode(where);
+      if (is_first) saved_ = detail::completed(*core_, where, detail::as_saved(moments_));
       detail::normalize(*core_, saved_, views...);
+      if (is_first) core_->track(saved_), step_ = Step::forward;
     };
     on_views(where, f, detail::Reads{"x", x}, detail::Writes{"y", y});
   }

@@ -56,10 +56,9 @@ template <class Param>
 /// Writes a part's y. Afterwards bn.backward(x, dy) is refused: the layer keeps no statistics.
 template <class Param>
 void normalize(Core<Param>& core, const Saved& by, const View& x, const View& y) {
-  core.saved.shape = {}, core.saved.count = 0;
-  if (x.size() == 0) return;
   const functional::Normalizer given{by.mean.data(), by.inv_std.data(), false};
-  functional::normalize<Param>(x, given, core.affine(), y, core.resources());
+  if (x.size() > 0) functional::normalize<Param>(x, given, core.affine(), y, core.resources());
+  core.saved.shape = {}, core.saved.count = 0;
 }
 
 /// (C, 2): dbeta and dgamma of a part or of the whole batch. The sums of parts add up. Column-major

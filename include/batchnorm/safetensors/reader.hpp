@@ -31,12 +31,15 @@ class SafetensorsReader {
   explicit SafetensorsReader(std::filesystem::path path) : in_{std::move(path)} { open(); }
 
   /// All tensors by name, with dtype and shape (extents), whether this library reads them or not.
-  [[nodiscard]] const std::map<std::string, SafetensorsEntry>& entries() const {
+  [[nodiscard]] const std::map<std::string, SafetensorsEntry>& entries() const& {
     return header_.entries;
   }
-  [[nodiscard]] const std::map<std::string, std::string>& metadata() const {
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const& {
     return header_.metadata;
   }
+  // Those of a temporary reader, as in for (auto& e : SafetensorsReader(path).entries()).
+  [[nodiscard]] std::map<std::string, SafetensorsEntry> entries() && { return header_.entries; }
+  [[nodiscard]] std::map<std::string, std::string> metadata() && { return header_.metadata; }
   /// The prefixes of all batch norms, for layer(prefix): "layer1.0.bn1." for example. A batch norm
   /// is what has a mean and a variance of equal length, under the names of any framework, or what
   /// this library wrote.
@@ -91,6 +94,7 @@ class SafetensorsReader {
   /// A new layer with options(prefix). It has gamma, beta and statistics if the file has them.
   template <class Layer>
   [[nodiscard]] Layer layer(const std::string& prefix = "") {
+    check_type<Layer>();
     const detail::LayerEntries found = find(prefix);
     Options o = options(prefix);
     o.track_running_stats =
@@ -103,6 +107,7 @@ class SafetensorsReader {
   template <class Layer>
   [[nodiscard]] Layer layer(const std::string& prefix, const Options& stated,
                             SwitchedOff off = SwitchedOff::reject) {
+    check_type<Layer>();
     const detail::LayerEntries found = find(prefix);
     Options o = stated;
     o.scale = stated.scale && found.has(detail::StatePart::gamma);
@@ -144,7 +149,8 @@ class SafetensorsReader {
     const auto header_size = detail::get_bytes<std::uint64_t>(length.data());
     if (header_size > size - length.size() || header_size > largest_header) {
       in_.refuse({"expected a header within the file of ", size, " bytes, and up to ",
-                  largest_header, ", got one of ", std::to_string(header_size)});
+                  largest_header, ", got one of ", std::to_string(header_size),
+                  ": is this a safetensors file?"});
     }
     data_start_ = length.size() + header_size;
     std::string header(static_cast<std::size_t>(header_size), '\0');
@@ -204,6 +210,11 @@ class SafetensorsReader {
     static_cast<void>(detail::with_dtype(entry.dtype, decode_all));
   }
 
+  template <class Layer>
+  static constexpr void check_type() {
+    static_assert(std::is_class_v<Layer>,
+                  "batchnorm: layer takes the type of a layer: layer<BatchNorm2d<float>>(prefix)");
+  }
   [[nodiscard]] detail::LayerEntries find(const std::string& prefix) const {
     return detail::existing_layer(in_, header_, prefix);
   }

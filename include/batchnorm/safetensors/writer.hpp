@@ -30,7 +30,8 @@ namespace batchnorm {
 /// live long enough by std::move(x). A layer's numbers are copied.
 class SafetensorsWriter {
  public:
-  /// A layer's state, under names that start with `prefix`, and its options.
+  /// A layer's state, under names that start with `prefix`, and its options. A prefix ends with its
+  /// separator: "layer1.bn."
   template <class Scalar, int spatial>
   SafetensorsWriter& add(const std::string& prefix, const BatchNorm<Scalar, spatial>& bn) {
     using Layer = BatchNorm<Scalar, spatial>;

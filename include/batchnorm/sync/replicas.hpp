@@ -104,7 +104,7 @@ class Replicas {
     std::unique_lock<std::mutex> lock(mutex_);
     check_all_there(rank);
     if (arrived_ == 0) {
-      gathering_.resize(mine.size(), size());
+      if (gathering_.rows() != mine.size()) gathering_ = Eigen::MatrixXd(mine.size(), size());
       mismatch_ = false;
     }
     mismatch_ = mismatch_ || mine.size() != gathering_.rows();

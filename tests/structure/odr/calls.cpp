@@ -10,6 +10,7 @@
 #include <batchnorm/extras/second_order.hpp>
 #include <batchnorm/extras/switched.hpp>
 #include <batchnorm/extras/weighted.hpp>
+#include <batchnorm/federated.hpp>
 #include <batchnorm/fold.hpp>
 #include <batchnorm/moments.hpp>
 #include <batchnorm/state.hpp>
