@@ -326,3 +326,13 @@ TEST_CASE("in place, an empty batch changes nothing but what is differentiated",
   check_refused<std::logic_error>(bn, {"call forward(x) first"},
                                   [&] { static_cast<void>(bn.backward(x, x)); });
 }
+
+TEST_CASE("in place, a backward before a forward is refused, whatever the layer did",
+          "[in_place]") {
+  BatchNorm1d<double> bn(2);
+  MatrixXd x = testing::filled(MatrixXd(3, 2), 1), dx(3, 2);
+  for (int time = 0; time < 2; ++time) static_cast<void>(bn.forward(x));
+  InPlace in_place(bn, Identity());
+  check_refused<std::logic_error>(bn, {"expected a forward before backward"},
+                                  [&] { in_place.backward(x, x, dx); });
+}

@@ -57,8 +57,9 @@ class InPlace {
     if (!can_be_inverted)
       in("InPlace").invalid(
           {"expected a finite slope above 0, got ", slope_, ": 1 / slope must be finite too"});
-    by_ = layer.core().next, by_.shape = {};  // A forward must not allocate after it wrote y:
-    of_z_ = by_;                              // so their memory is here before.
+    by_ = layer.core().next;  // for its memory: a forward must not allocate after it wrote y
+    by_.shape = {};
+    of_z_ = by_;
   }
 
   template <class X>
