@@ -79,7 +79,7 @@ void mistakes([[maybe_unused]] const Batch& x, [[maybe_unused]] const Batch& dy)
   const batchnorm::FixedBatchNorm1d<int, 3> integers;
 #elif defined(FIXED_WITHOUT_CHANNELS)  // says: expected at least 1 channel
   const batchnorm::FixedBatchNorm1d<float, 0> none;
-#elif defined(FIXED_WRONG_SCALAR)      // says: must have the layer's Scalar
+#elif defined(FIXED_WRONG_SCALAR)      // shows: must have the layer's Scalar
   (void)fixed.forward(Eigen::Matrix<double, 8, 3>());
 #elif defined(FIXED_WRONG_COLUMNS)     // says: expected matrices of C columns
   (void)fixed.forward(Eigen::Matrix<float, 8, 4>());
