@@ -22,12 +22,12 @@ int main() {
     const MatrixXf h = x * w1;
     const MatrixXf a = sigmoid(bn.forward(h));  // by the batch's mean and variance
     const MatrixXf p = sigmoid(a * w2);
-    const MatrixXf dp = (p - inside) / n;  // of the cross entropy
-    const MatrixXf dz = (dp * w2.transpose()).array() * a.array() * (1 - a.array());
+    const MatrixXf du = (p - inside) / n;  // of the cross entropy by u = a * w2
+    const MatrixXf dz = (du * w2.transpose()).array() * a.array() * (1 - a.array());
     const MatrixXf dh = bn.backward(h, dz);  // adds to grad_gamma() and grad_beta()
     const float loss = -(1 - inside.array() - p.array()).abs().log().mean();
     if (step % 100 == 0) std::printf("step %3d  loss %.2f\n", step, loss);
-    w2 -= 5 * a.transpose() * dp;
+    w2 -= 5 * a.transpose() * du;
     w1 -= 5 * x.transpose() * dh;
     bn.gamma() -= 5 * bn.grad_gamma();
     bn.beta() -= 5 * bn.grad_beta();

@@ -16,13 +16,17 @@
 //   dgamma  = sum dy * x_hat
 //   dx      = gamma * inv_std * (dy - dbeta / n - x_hat * dgamma / n)
 //
+// An x acts on a loss in three ways: by its own y (dy), by mu (-dbeta / n), and by var, since
+// d inv_std / dx = -inv_std^2 * x_hat / n (-x_hat * dgamma / n).
+//
 // Source: Ioffe and Szegedy, 2015, arXiv 1502.03167.
 //
 // Each direction has three steps: two sums per channel; from them a few coefficients per channel,
 // computed in double; a map of all values, computed in A, float or double. The map takes
 // differences before it multiplies, so that a mean that is large against the deviation costs no
-// digits. What a mean loses when it is rounded to A is added to the shift. Channels with
-// coefficients beyond the range of A are left to detail/exact.hpp.
+// digits. What a mean loses when it is rounded to float is added to the shift; a mean in double
+// keeps its error of half an ulp. Channels with coefficients beyond the range of A are left to
+// detail/exact.hpp.
 namespace batchnorm::functional {
 
 /// Measures x: writes mean, var and inv_std.
@@ -94,8 +98,8 @@ void backward(const View& x, const View& dy, const Normalizer& by, const Affine<
   input_gradient_slowly(call, by, affine, nullptr, call.n);
 }
 
-/// y by map_of(c), a ChannelMap for each channel, on the calling thread and without memory of its
-/// own: calls share nothing. The bits of y are those of normalize.
+/// y by map_of(c), a ChannelMap for each channel, on the calling thread. It allocates nothing, its
+/// numbers lie on the stack, so that threads may call it at once. The bits of y are normalize's.
 template <class A, class MapOf>
 void apply_maps(const View& x, const View& y, const MapOf& map_of) {
   constexpr Index at_once = 512;  // channels, whose numbers lie on the stack
@@ -108,7 +112,7 @@ void apply_maps(const View& x, const View& y, const MapOf& map_of) {
     for (Index c = 0; c < n; ++c) {
       const ChannelMap m = map_of(c0 + c);
       mu[c] = m.mean;
-      inv_std[c] = m.var_eps;
+      inv_std[c] = m.var_eps;  // until inverse_roots
       scale[c] = static_cast<A>(m.gamma);
       shift[c] = static_cast<A>(m.beta);
     }

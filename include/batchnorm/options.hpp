@@ -46,6 +46,7 @@ enum class VarianceEstimate { unbiased, population };
 enum class ChannelAxis { first, last };
 
 /// What to do if batch statistics are needed and a channel has only one value, whose variance is 0.
+/// An empty batch is an error under reject, in training mode; otherwise it changes no statistics.
 enum class SingleValue {
   reject,       ///< std::invalid_argument; also for an empty batch in training
   use_running,  ///< normalize with the running statistics and leave them as they are
@@ -53,7 +54,7 @@ enum class SingleValue {
 };
 
 /// What to do with a channel that has an infinite or NaN value in a batch that is normalized by its
-/// own statistics. Unless it is rejected, its y is computed with them all the same.
+/// own statistics. Unless it is rejected, all y of the channel are NaN.
 enum class NonFinite {
   skip_update,  ///< the channel's running statistics stay as they were
   propagate,    ///< they take the infinities and NaNs, as PyTorch's do

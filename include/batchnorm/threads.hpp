@@ -59,8 +59,8 @@ class Crew {
     for (Share& share : crew.shares_) share.taken.store(0, relaxed);
     crew.missing_ = threads - 1 - crew.present_;
     const State number = crew.state_.load(relaxed) / one_run + 1;
-    const State free_places = static_cast<State>(threads - 1) * one_place;
-    crew.state_.store(number * one_run + free_places, std::memory_order_release);
+    const State places = static_cast<State>(threads - 1) * one_place;
+    crew.state_.store(number * one_run + places, std::memory_order_release);
     crew.start_helpers();
     crew.work(0);
     crew.state_.fetch_or(closed, relaxed);
@@ -100,8 +100,8 @@ class Crew {
  private:
   static constexpr auto relaxed = std::memory_order_relaxed;
 
-  // What many threads change while they work lies on lines of the cache of its own. They look at a
-  // number before they change it: 16 threads that only look do not wait for one another.
+  // What many threads change while they work lies on cache lines of its own. They look at a number
+  // before they change it: 16 threads that only look do not wait for one another.
   struct alignas(64) Share {
     std::atomic<Index> taken{0};  // tasks of the share
   };
@@ -111,11 +111,12 @@ class Crew {
   static constexpr State one_place = State{1} << 16, closed = State{1} << 31,
                          one_run = State{1} << 32, no_run = ~State{0};
   [[nodiscard]] static bool helpers_at_work(State state) { return state % one_place != 0; }
+  [[nodiscard]] static State free_places(State state) { return state % closed / one_place; }
 
   /// Enters a run that the helper has not been in, and sets `helped` to its number.
   [[nodiscard]] bool enters(State& helped) {
     State state = state_.load(relaxed);
-    while (!(state & closed) && state % closed >= one_place && state / one_run != helped) {
+    while (!(state & closed) && free_places(state) > 0 && state / one_run != helped) {
       if (!state_.compare_exchange_weak(state, state - one_place + 1)) continue;
       helped = state / one_run;
       return true;

@@ -49,7 +49,7 @@ struct ChannelMap {
   double mean, var_eps, gamma, beta;
   [[nodiscard]] double inv_std() const { return inv_std_of(var_eps, 0); }
 };
-/// A line of the cache.
+/// A cache line.
 struct alignas(line_bytes) Line {
   char bytes[line_bytes];
 };
@@ -100,17 +100,18 @@ struct Call {
   Plan plan;
   double n;  // values per channel
   SlabSums sums;
-  double* v0;            // (C) of Moments: one value of each channel
+  double* v0;            // (C) of Moments: one value of each channel; see prepare_input_gradient
   MapCoefficients<A> k;  // (C) of Normalize; InputGradient has mean, scale and shift too
   A* inv_std;            // (C) of Gradients, enlarged
   A *mean_dy, *slope;    // (C) of InputGradient alone
 
-  Call(const Operands& operands, bool twice, Workspace& memory)
-      : v(operands), plan(plan_for(v, twice)), n(static_cast<double>(v.in[0].count())) {
+  Call(const Operands& operands, bool with_sums, Workspace& memory)
+      : v(operands), plan(plan_for(v, with_sums)), n(static_cast<double>(v.in[0].count())) {
     const auto lines = [&](std::size_t bytes) {  // for one number per channel
       return (static_cast<std::size_t>(plan.channels) * bytes + sizeof(Line) - 1) / sizeof(Line);
     };
     const std::size_t of_double = lines(sizeof(double)), of_a = lines(sizeof(A));
+    // v0, fits and two sums for each slab; mean, scale, shift, inv_std, mean_dy and slope
     const std::size_t all = static_cast<std::size_t>(2 + 2 * plan.slabs) * of_double + 6 * of_a;
     if (memory.size() < all) memory.resize(all);
     Line* next = memory.data();

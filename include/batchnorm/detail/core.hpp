@@ -82,7 +82,7 @@ struct Core {
   Saved saved, next;                  // of the last forward, and of the one under way
   Eigen::VectorXd dbeta, dgamma;      // (C) of one backward
   Workers workers;                    // the threads to use
-  functional::Workspace workspace;    // their memory
+  functional::Workspace workspace;    // for the numbers per channel of a call
   InUse in_use;
 
   Core(Index channels, const Options& o, const Where& where);
@@ -94,9 +94,9 @@ struct Core {
   void forward_entered(const Where&, const Shape&, const View& x, const View& y);
   void backward(const Where&, const Saved&, const Shape&, const View& x, const View& dy,
                 const View& dx);
-  /// The same, but the caller computes the results: write_y(batch) writes y by `next`, and first
-  /// measures x into `batch`, unless that is null; write_dx(by, sums) writes sums and dx. The
-  /// caller of forward_by holds an Entered.
+  /// The same, but the caller computes the results: write_y(batch) writes y by `next`; if batch is
+  /// not null, it points into `next`, and write_y first measures x there. write_dx(by, sums) writes
+  /// sums and dx. The caller of forward_by holds an Entered; backward_by makes one.
   template <class WriteY>
   void forward_by(const Where& where, const Shape& shape, const View& x, bool overwrites,
                   const WriteY& write_y) {
@@ -112,7 +112,7 @@ struct Core {
       next.mean = next.var = next.inv_std.setZero();
     } else if (options.non_finite == NonFinite::reject) {
       functional::measure<Param>(x, options.eps, batch, resources());
-      check_finite(where, next);
+      check_finite(where, next);  // before y is written
       write_y(nullptr);
     } else {
       write_y(&batch);
@@ -145,7 +145,7 @@ struct Core {
   void check_tracked(const Where& where) const {
     if (!options.track_running_stats)
       where.misuse(
-          {"expected running statistics, got a layer that tracks none: it has forward alone"});
+          {"expected running statistics, got a layer that tracks none: call forward(x) instead"});
   }
   /// Throws std::domain_error under NonFinite::reject if values of the batch are not finite.
   void check_finite(const Where& where, const Saved& batch) const {
@@ -231,7 +231,7 @@ void Core<Param>::infer(const Where& where, const View& x, const View& y) const 
 template <class Param>
 ChannelAffine<Param> Core<Param>::folded(const Where& where) const {
   check_tracked(where);
-  ChannelAffine<Param> eval{running.var, running.mean, running.mean};
+  ChannelAffine<Param> eval{running.var, running.mean, running.mean};  // scale, shift: see below
   const auto map_of = eval_maps();
   for (Index c = 0; c < num_features; ++c) {
     const functional::ChannelMap map = map_of(c);
@@ -261,15 +261,16 @@ void Core<Param>::check_saved(const Where& where, const Saved& by, const Shape& 
   if (by.mean.size() != num_features || by.inv_std.size() != num_features) {
     where.invalid({"expected statistics of ", Index{num_features},
                    " channels from the last forward, got ", by.mean.size(), " means and ",
-                   by.inv_std.size(), " deviations"});
+                   by.inv_std.size(), " inv_std"});
   }
 }
 
 template <class Param>
 void Core<Param>::complete(const Where& where, Saved& by) const {
   by.batch_statistics = is_by_batch(options, training, by.count, where);
-  if (by.batch_statistics) check_finite(where, by);
-  if (!by.batch_statistics) {
+  if (by.batch_statistics) {
+    check_finite(where, by);
+  } else {
     by.mean = running.mean.template cast<double>();
     by.var = running.var.template cast<double>();
   }
@@ -277,8 +278,8 @@ void Core<Param>::complete(const Where& where, Saved& by) const {
   inverse_roots(by.var.data(), by.var.size(), options.eps, by.inv_std.data());
 }
 
-/// The target batchnorm::compiled defines it for its own layout of memory alone, by what the flags
-/// change of it. So a program of other flags, which would crash, does not link.
+/// Only batchnorm::compiled defines it, and only for the flags that it was compiled with. A program
+/// whose flags make another layout of memory does not link, instead of crashing.
 template <int alignment, bool malloc_is_aligned, bool debug_containers>
 int library_of_the_same_flags();
 #if defined(_GLIBCXX_DEBUG)

@@ -32,9 +32,9 @@ struct Operands {
 /// run of every channel, or a piece of a long run. The cut follows from the shape alone, never from
 /// the number of threads, so that results are bitwise the same for any number of them.
 struct Plan {
-  bool in_columns;    // are values summed in columns, or in runs?
-  bool maps_columns;  // and are they mapped in columns?
-  bool past_caches;   // do results go past the caches?
+  bool in_columns;    // values are summed in columns; false: in runs
+  bool maps_columns;  // values are mapped in columns
+  bool past_caches;   // results are written past the caches
   Index values, channels, outer, inner;
   Index fold;           // columns: rows of the tensor in a block
   Index pieces, piece;  // runs: pieces of a run; values of a piece
@@ -76,8 +76,9 @@ inline void cut_columns(const Operands& v, Plan& plan) {
   plan.blocks = divided_up(plan.outer, plan.fold);
 }
 
-/// `twice`: values are summed, then mapped, and should still be in the cache when they are mapped.
-inline void cut_runs(Plan& plan, bool twice, Index tasks) {
+/// `with_sums`: the call sums values. Then groups are so small that a map which follows finds them
+/// in the cache.
+inline void cut_runs(Plan& plan, bool with_sums, Index tasks) {
   constexpr Index in_cache = 768 * 1024;      // values of a group, at most
   constexpr Index worth_a_group = 8 * 1024;   // values of a group, at least, for its fixed cost
   constexpr Index longest_piece = 16 * 1024;  // values of a run
@@ -88,7 +89,7 @@ inline void cut_runs(Plan& plan, bool twice, Index tasks) {
   constexpr Index enough_blocks = 16;  // of all channels, so that threads have tasks
   Index of_group =
       plan.blocks < enough_blocks ? plan.channels * plan.blocks / tasks : plan.channels;
-  if (twice) {
+  if (with_sums) {
     const Index of_16_groups = divided_up(plan.channels, 16);  // so that threads have tasks
     of_group = (std::min)((std::max)(of_16_groups, worth_a_group / n), in_cache / n);
   }
@@ -111,7 +112,7 @@ inline constexpr Index long_row = 1024;
 }
 
 /// The cut of a call. Matrices whose values do not lie side by side are seen as runs of one value.
-[[nodiscard]] inline Plan plan_for(Operands& v, bool twice) {
+[[nodiscard]] inline Plan plan_for(Operands& v, bool with_sums) {
   constexpr Index bytes_in_caches = 24 << 20;  // of all tensors of a call
   constexpr Index task = 32 * 1024;            // values that are worth a task
   constexpr Index most_tasks = 64;             // of a call, about
@@ -132,16 +133,17 @@ inline constexpr Index long_row = 1024;
   const Index tensors = 1 + (v.in[1].data != nullptr) + (v.out.data != nullptr);
   plan.past_caches = plan.values > bytes_in_caches / (x.elements->bytes * tensors);
   // A map keeps the coefficients of a run in registers, so that only very short runs gain from
-  // columns. Past the caches the others do too: a short run has few whole lines, a row has many.
+  // columns: those of `in_cache` values. Past the caches the others do too: a short run has few
+  // whole lines, a row has many.
   const Index bytes = x.elements->bytes;
-  const Index in_cache = bytes == 2 ? 160 : 40;  // values of a run whose map gains
+  const Index in_cache = bytes == 2 ? 160 : 40;
   const Index longest_mapped = plan.past_caches ? (std::min)(longest, long_row / bytes) : in_cache;
-  plan.in_columns = are_columns(v, twice ? longest : longest_mapped);
+  plan.in_columns = are_columns(v, with_sums ? longest : longest_mapped);
   plan.maps_columns = plan.in_columns && (plan.past_caches || x.inner <= in_cache);
   if (plan.in_columns) {
     cut_columns(v, plan);
   } else {
-    cut_runs(plan, twice, std::clamp<Index>(plan.values / task, 1, most_tasks));
+    cut_runs(plan, with_sums, std::clamp<Index>(plan.values / task, 1, most_tasks));
   }
   plan.groups = divided_up(x.channels, plan.group_channels);
   // A power of two, so that 2, 4, 8 or 16 threads have equal shares.

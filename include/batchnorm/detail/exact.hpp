@@ -22,7 +22,7 @@ void put(const View& v, Index o, Index c, Index i, Wide<A> w) {
 }
 
 template <class A>
-struct Statistics {
+struct ChannelStatistics {
   Wide<A> mean, var, inv_std;
 };
 
@@ -30,7 +30,7 @@ struct Statistics {
 /// In exact arithmetic sum (x - mu) is 0; what it is here corrects mu and var. var is NaN if a
 /// value is not finite. var + eps is 0 here only where long double is no wider than double.
 template <class A>
-[[nodiscard]] Statistics<A> measure(const View& x, Index c, double eps) {
+[[nodiscard]] ChannelStatistics<A> measure(const View& x, Index c, double eps) {
   const auto n = static_cast<Wide<A>>(x.count());
   Wide<A> sum = 0, sum_d = 0, sum_dd = 0;
   bool finite = true;
@@ -55,7 +55,7 @@ template <class A>
 inline constexpr auto z_itself = [](Index, Index, Index, auto z) { return z; };
 /// y = y_of(o, c, i, z),  z = gamma * (x - mu) * inv_std + beta
 template <class A, class Y = decltype(z_itself)>
-void normalize(const View& x, const View& y, Index c, const Statistics<A>& s, Wide<A> gamma,
+void normalize(const View& x, const View& y, Index c, const ChannelStatistics<A>& s, Wide<A> gamma,
                Wide<A> beta, const Y& y_of = z_itself) {
   const Wide<A> scale = gamma * s.inv_std;
   for_each(x, [&](Index o, Index i) {
@@ -66,7 +66,7 @@ void normalize(const View& x, const View& y, Index c, const Statistics<A>& s, Wi
 }
 
 template <class A>
-struct GradientSums {
+struct ChannelSums {
   Wide<A> dbeta = 0, dgamma = 0;
   bool finite = true;
 };
@@ -75,9 +75,9 @@ inline constexpr auto dy_itself = [](Index, const auto&, auto, auto dy) { return
 
 /// dbeta = sum dz,  dgamma = sum dz * x_hat,  with dz = dz_of(c, statistics, x, dy)
 template <class A, class Dz>
-[[nodiscard]] GradientSums<A> sum_gradients(const View& x, const View& dy, Index c,
-                                            const Statistics<A>& s, const Dz& dz_of) {
-  GradientSums<A> sums;
+[[nodiscard]] ChannelSums<A> sum_gradients(const View& x, const View& dy, Index c,
+                                           const ChannelStatistics<A>& s, const Dz& dz_of) {
+  ChannelSums<A> sums;
   for_each(x, [&](Index o, Index i) {
     const Wide<A> x_oci = wide<A>(x.value(o, c, i));
     const Wide<A> dz = dz_of(c, s, x_oci, wide<A>(dy.value(o, c, i)));
@@ -92,8 +92,9 @@ template <class A, class Dz>
 
 /// dx = gamma * inv_std * (dz - mean_dz - x_hat * mean_dz_x_hat)
 template <class A, class Dz>
-void input_gradient(const View& x, const View& dy, const View& dx, Index c, const Statistics<A>& s,
-                    Wide<A> gamma, Wide<A> mean_dz, Wide<A> mean_dz_x_hat, const Dz& dz_of) {
+void input_gradient(const View& x, const View& dy, const View& dx, Index c,
+                    const ChannelStatistics<A>& s, Wide<A> gamma, Wide<A> mean_dz,
+                    Wide<A> mean_dz_x_hat, const Dz& dz_of) {
   const Wide<A> scale = gamma * s.inv_std, slope = -scale * s.inv_std * mean_dz_x_hat;
   for_each(x, [&](Index o, Index i) {
     const Wide<A> x_oci = wide<A>(x.value(o, c, i));

@@ -5,7 +5,7 @@
 
 // The four formulas of batch normalization, as the loops compute them. V is a number or a vector of
 // numbers. A formula takes its inputs (x; or x and dy), then the channel's coefficients, and last
-// where its result goes. The slow path computes the same formulas in a wider type.
+// where its result goes. The slow path uses Normalize and Gradients too, in a wider type.
 namespace batchnorm::detail {
 
 /// What the loops must know of a formula: does it sum, or map? How many inputs and coefficients has
@@ -38,7 +38,7 @@ struct Moments : FormulaOf<true, 1, 1> {
   }
 };
 
-/// dy and dy * x_hat with x_hat = (x - mean) * inv_std
+/// dy and dy * x_hat with x_hat = (x - mean) * inv_std, where inv_std is enlarged, and so the sum
 struct Gradients : FormulaOf<true, 2, 2> {
   template <class V>
   static BATCHNORM_INLINE void of(const V& x, const V& dy, const V& mean, const V& inv_std,

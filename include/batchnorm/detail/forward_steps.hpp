@@ -20,15 +20,16 @@ template <class A>
 void finish_moments(const Call<A>& call, Index c0, Index c1, double eps, const Statistics& out) {
   const Sums sums = call.sums.total(call.plan, c0, c1);
   const double n = call.n, one_nth = 1 / n;
-  // The sums are not exact enough if v0 lies far out, or if squares overflowed or lost bits. Where
-  // all squares are 0, the channel counts as constant, even if its doubles differ by 1e-170.
-  const auto finish = [=](double& mu, double& var, std::int64_t& is_good, double v0, double d,
+  // The sums are exact enough if v0 is within 10 deviations of mu, because
+  // sum d^2 = n * (var + (v0 - mu)^2), and if no square overflowed or lost bits. Where all squares
+  // are 0, the channel counts as constant, even if its doubles differ by 1e-170.
+  const auto finish = [=](double& mu, double& var, std::int64_t& fits, double v0, double d,
                           double dd) {
     mu = v0 + d * one_nth;
     var = (dd - d * d * one_nth) * one_nth;
+    const std::int64_t v0_is_near = var * n >= 0.01 * dd;
     const std::int64_t has_bits = dd >= 0x1p-960, is_constant = dd == 0;
-    is_good = is_finite(d) & is_finite(dd) & std::int64_t(var * n >= 0.01 * dd) &
-              (has_bits | is_constant);
+    fits = is_finite(d) & is_finite(dd) & v0_is_near & (has_bits | is_constant);
   };
   for_channels(c0, c1, finish, out.mean, out.var, call.k.fits, call.v0, sums.of[0], sums.of[1]);
   inverse_roots(out.var + c0, c1 - c0, eps, out.inv_std + c0);
@@ -49,7 +50,10 @@ void copy_or_fill(const A* parameter, A otherwise, Index c0, Index c1, A* to) {
     std::fill(to + c0, to + c1, otherwise);
   }
 }
-/// Computes the coefficients of y from the statistics, from gamma in k.scale and beta in k.shift.
+/// Computes the coefficients of y from the statistics, from gamma in k.scale and beta in k.shift:
+///   (x - mu) * scale + beta = (x - mean) * scale + shift,  shift = beta - (mu - mean) * scale
+/// where mean is mu rounded to A. |mu - mean| is at most |x - mu|, since each x is an A too: so the
+/// correction of beta is never larger than y - beta.
 template <class A>
 void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients<A>& k) {
   const auto prepare = [](A& mean, A& scale, A& shift, std::int64_t& fits, double mu,
@@ -59,9 +63,7 @@ void prepare_map(Index c0, Index c1, const Normalizer& by, const MapCoefficients
     mean = static_cast<A>(mu);
     scale = static_cast<A>(factor);
     shift = static_cast<A>(static_cast<double>(shift) - correction);
-    fits = fits_as_offset(mean) & fits_as_product(scale, gamma, inv_std) & fits_as_offset(shift) &
-           (magnitude_bits(correction) < magnitude_bits(1.0)) &
-           fits_as_factor(static_cast<A>(inv_std));
+    fits = fits_as_offset(mean) & fits_as_product(scale, gamma, inv_std) & fits_as_offset(shift);
   };
   for_channels(c0, c1, prepare, k.mean, k.scale, k.shift, k.fits, by.mean, by.inv_std);
   k.for_each_unfit(c0, c1, [&](Index c) { k.set_aside(c, by.is_finite(c)); });
@@ -75,10 +77,10 @@ void prepare_normalize(const Call<A>& call, Index c0, Index c1, const Normalizer
 }
 
 /// Channel c's statistics in the wider type. A batch is measured again if its inv_std is a
-/// subnormal double, which has lost bits.
+/// subnormal double, which has lost bits; its var is then so large that eps adds nothing.
 template <class A>
-[[nodiscard]] exact::Statistics<A> wide_statistics(const Call<A>& call, Index c,
-                                                   const Normalizer& by) {
+[[nodiscard]] exact::ChannelStatistics<A> wide_statistics(const Call<A>& call, Index c,
+                                                          const Normalizer& by) {
   const auto bits = magnitude_bits(by.inv_std[c]);
   const auto least = magnitude_bits((std::numeric_limits<double>::min)());
   const bool is_subnormal = by.of_batch && bits != 0 && bits < least;
@@ -94,7 +96,7 @@ void for_each_slow_channel(const Call<A>& call, const Normalizer& by, const F& f
 template <class A, class Y = decltype(exact::z_itself)>
 void normalize_slowly(const Call<A>& call, const Normalizer& by, const Affine<A>& affine,
                       const Y& y_of = exact::z_itself) {
-  for_each_slow_channel(call, by, [&](Index c, const exact::Statistics<A>& s) {
+  for_each_slow_channel(call, by, [&](Index c, const exact::ChannelStatistics<A>& s) {
     const auto gamma = wide<A>(affine.gamma_of(c)), beta = wide<A>(affine.beta_of(c));
     exact::normalize<A>(call.v.in[0], call.v.out, c, s, gamma, beta, y_of);
   });

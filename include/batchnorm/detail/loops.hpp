@@ -19,7 +19,7 @@ namespace batchnorm::detail {
 inline constexpr int most_coefficients = 7;
 /// Partial sums of a run: a vector of doubles, padded with zeros.
 inline constexpr Index run_sums = 8;
-/// A line of the cache, and the floats in it.
+/// A cache line, and the floats in it.
 inline constexpr Index line_bytes = 64, line_values = 16;
 
 struct Block {
@@ -249,14 +249,14 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
   /// lie at multiples of 8: then no values make up a whole line.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_in_memory(const Block& b, Index r, Coefficients& k, T* out) {
-    constexpr std::uintptr_t line = line_bytes / sizeof(T);
-    const auto to_line = static_cast<Index>(
-        (line - reinterpret_cast<std::uintptr_t>(out) / sizeof(T) % line) % line);
+    constexpr Index line = line_bytes / Index{sizeof(T)};
+    const auto address = reinterpret_cast<std::uintptr_t>(out);
+    const auto past_line = static_cast<Index>(address % std::uintptr_t{line_bytes} / sizeof(T));
     // The row's whole lines are its values [first, end).
-    const Index first = (std::min)(to_line, b.width), lines = (b.width - first) / Index{line};
-    const bool aligned = reinterpret_cast<std::uintptr_t>(out) % sizeof(T) == 0;
+    const Index first = (std::min)((line - past_line) % line, b.width);
+    const bool aligned = address % sizeof(T) == 0;
     const bool by_lines = b.past_caches && aligned;  // GCOV_EXCL_BR_LINE: aligned but on 32-bit x86
-    const Index end = by_lines ? first + lines * Index{line} : 0;
+    const Index end = by_lines ? b.width - (b.width - first) % line : 0;
     Index j = 0;
     for (; j < first % W; ++j) map_value<in_columns>(b, r, j, out);
     for (; j + W <= b.width; j += W) {

@@ -33,7 +33,7 @@ struct RunningStatistics {
   using Param = typename Vector::Scalar;
   Vector mean, var;          // (C) each
   std::int64_t batches = 0;  // accepted training batches; a user may set any number up to 2^53
-  std::int64_t counted = 0;  // batches after the last take(); a user may have lowered it since
+  std::int64_t counted = 0;  // batches after the last take(); a user may have lowered `batches`
   // (C, 2) how many of the accepted batches did not move a channel's mean, and its variance.
   Eigen::Array<std::int64_t, Vector::RowsAtCompileTime, 2> skipped;
 

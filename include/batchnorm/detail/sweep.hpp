@@ -14,9 +14,8 @@
 //           its values while they are still in the cache.
 //   slab    a share of a group's blocks, with sums of its own, so that threads can share a group
 //   part    one slab of one group: a task
-//   block   what one call of a loop takes, see loops.hpp: rows of values
-//             runs      row c is a run of channel c; a long run is cut into pieces
-//             columns   row o is sample o of all channels; `fold` short samples make one row
+//   block   runs: a run, or a piece of a long one, of each channel; one call of a loop takes it
+//           columns: one row of values, of `fold` samples; one call takes all blocks of a part
 namespace batchnorm::detail {
 
 /// A formula over tensors: its loops, its coefficients, and what it reads and writes. A coefficient
@@ -34,12 +33,12 @@ struct Sums {
 /// The sums of all channels, for each slab.
 struct SlabSums {
   double* first;
-  Index stride;  // doubles from one array of sums to the next; whole lines of the cache
+  Index stride;  // doubles from one array of sums to the next; whole cache lines
 
   [[nodiscard]] Sums of(Index slab) const {
     return {{first + 2 * slab * stride, first + (2 * slab + 1) * stride}};
   }
-  /// The sums of channels [c0, c1) over all slabs, which it adds to those of the first.
+  /// The arrays of slab 0, to whose channels [c0, c1) it adds the sums of all other slabs.
   [[nodiscard]] Sums total(const Plan& plan, Index c0, Index c1) const {
     for (Index k = 2; k < 2 * plan.slabs; ++k) {
       add_to(first + k % 2 * stride + c0, first + k * stride + c0, c1 - c0);
@@ -64,7 +63,7 @@ struct SlabSums {
   return block;
 }
 
-/// Do the rows of a block fill lines of the cache, but for a few values at their ends?
+/// Do the rows of a block fill cache lines, but for a few values at their ends?
 [[nodiscard]] inline bool fills_lines(const View& out, const Block& block) {
   if (!out.data) return false;
   const Index bytes = out.elements->bytes;
@@ -221,24 +220,25 @@ inline void run_all(const Plan& plan, const Workers& workers, const Step& step,
               [&](Index t) { run(plan, plan.part(t / plan.slabs, t % plan.slabs), step, sums); });
 }
 
-/// How many channels a thread sums, settles and maps before it takes the next ones. Where groups
-/// are few, a task may be a group, or some columns of it, if its values stay in a cache. 0 if the
-/// threads should share the slabs: then all channels are summed, then settled, then mapped. Results
-/// have the same bits either way.
+/// How many channels a thread sums, settles and maps before it takes the next ones: a group, or
+/// some columns of one. 0 if the threads share the slabs: then all channels are summed, then all
+/// settled, then all mapped. The bits are the same: ranges of 16 * k columns keep each column in
+/// the same lane.
 [[nodiscard]] inline Index channels_of_task(const Plan& plan, Index threads) {
-  constexpr Index least_columns = 64, in_cache = 64 * 1024;  // values
+  constexpr Index least_columns = 64;    // channels
+  constexpr Index in_cache = 64 * 1024;  // values of a task
+  if (threads == 1 || plan.groups >= 4 * threads) return plan.group_channels;
+  // Do tasks of so many channels stay in a cache and keep the threads at work 4/5 of the time?
   const auto suits = [&plan, threads](Index channels) {
-    const Index tasks = divided_up(plan.channels, channels);
-    const bool all_work = 4 * divided_up(tasks, threads) * threads <= 5 * tasks;
-    return all_work && channels * plan.outer * plan.inner <= in_cache;
+    const Index tasks = divided_up(plan.channels, channels), rounds = divided_up(tasks, threads);
+    return 5 * tasks >= 4 * rounds * threads && channels * plan.outer * plan.inner <= in_cache;
   };
-  if (plan.groups >= 4 * threads || threads == 1 || suits(plan.group_channels)) {
-    return plan.group_channels;
+  if (suits(plan.group_channels)) return plan.group_channels;
+  if (plan.in_columns && plan.inner == 1 && plan.fold == 1) {
+    const Index even = divided_up(divided_up(plan.channels, threads), line_values) * line_values;
+    const Index columns = (std::min)((std::max)(even, least_columns), plan.group_channels);
+    if (suits(columns)) return columns;
   }
-  const bool can_be_cut = plan.in_columns && plan.inner == 1 && plan.fold == 1;
-  const Index even = divided_up(divided_up(plan.channels, threads), line_values) * line_values;
-  const Index columns = (std::min)((std::max)(even, least_columns), plan.group_channels);
-  if (can_be_cut && suits(columns)) return columns;
   return plan.slabs == 1 ? plan.group_channels : 0;
 }
 /// Calls f(c0, c1) for ranges of `width` channels, on several threads.

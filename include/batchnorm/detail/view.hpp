@@ -111,18 +111,22 @@ struct View {
   if (a.outer_stride != b.outer_stride || a.channel_stride != b.channel_stride ||
       a.inner_stride != b.inner_stride)
     return false;
-  // Both are matrices. Where a has element (i, j), b has (i - di, j - dj).
+  // Both are matrices. Element (s, f) of b lies where element (s + ds, f + df) of a would lie, with
+  //   apart / bytes = ds * slow.stride + df * fast.stride
+  // for the axes of the larger and the smaller stride. df may be negative, so ds is the quotient or
+  // a number next to it.
   struct Axis {
     Index extent, stride;
   };
-  Axis rows{a.channels, std::abs(a.channel_stride)}, cols{a.outer, std::abs(a.outer_stride)};
-  if (a.outer == 1) cols = {a.inner, std::abs(a.inner_stride)};
-  if (rows.stride < cols.stride) std::swap(rows, cols);
-  const Index row = (std::max)(rows.stride, Index{1}), col = (std::max)(cols.stride, Index{1});
-  for (const int more : {-1, 0, 1}) {
-    const std::intptr_t di = apart / bytes / row + more, rest = apart / bytes - di * row;
-    const std::intptr_t dj = rest / col;
-    if (dj * col == rest && std::abs(di) < rows.extent && std::abs(dj) < cols.extent) return true;
+  Axis slow{a.channels, std::abs(a.channel_stride)}, fast{a.outer, std::abs(a.outer_stride)};
+  if (a.outer == 1) fast = {a.inner, std::abs(a.inner_stride)};
+  if (slow.stride < fast.stride) std::swap(slow, fast);
+  slow.stride = (std::max)(slow.stride, Index{1}), fast.stride = (std::max)(fast.stride, Index{1});
+  const std::intptr_t quotient = apart / bytes / slow.stride;
+  for (std::intptr_t ds = quotient - 1; ds <= quotient + 1; ++ds) {
+    const std::intptr_t rest = apart / bytes - ds * slow.stride, df = rest / fast.stride;
+    const bool is_element = df * fast.stride == rest;
+    if (is_element && std::abs(ds) < slow.extent && std::abs(df) < fast.extent) return true;
   }
   return false;
 }

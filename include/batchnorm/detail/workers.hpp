@@ -32,7 +32,7 @@ class FunctionRef {
   void (*call_)(const void*, Arguments...);
 };
 
-/// One caller's share in a pool of threads; threads.hpp has the definition.
+/// The tasks of one caller, and the threads that help; threads.hpp has the definition.
 class Crew;
 struct CrewFunctions {
   int (*count)(const Crew&);  // threads that a call made here may use
