@@ -278,6 +278,9 @@ TEST_CASE("blocks of one matrix that overlap are refused, others are not", "[err
     refused(reversed(8), reversed(9));
     refused(reversed(9), reversed(8));
     fine(reversed(4), reversed(9));
+    // Of elements 0, -1, -2, -3, 6, 5, ... 18, 17, 16, 15 the last one's place is their number - 1.
+    const auto as_if_dense = [&m](int first) { return Reversed(m.data() + first, 4, 4, {6, -1}); };
+    refused(as_if_dense(8), as_if_dense(24));
     bn.train();
     refused(reversed(9), reversed(9));
     bn.eval();

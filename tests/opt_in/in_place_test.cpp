@@ -253,6 +253,27 @@ TEST_CASE("in place, a dx whose factor is beyond the range is refused", "[in_pla
   backward_refuses(1e6f, 1e-28f, 0);     // 1e40
 }
 
+TEST_CASE("in place, NaN stays in its channel, and a gamma of NaN gives a dx of NaN",
+          "[in_place]") {
+  const MatrixXd x = testing::filled(MatrixXd(6, 2), 1), dy = testing::filled(MatrixXd(6, 2), 2);
+  const auto dx_of = [&dy](MatrixXd y, double gamma) {
+    BatchNorm1d<double> bn(2);
+    InPlace in_place(bn, Identity());
+    in_place.forward(y);
+    bn.gamma()[0] = gamma;
+    MatrixXd dx = dy;
+    in_place.backward(y, dy, dx);
+    return dx;
+  };
+  MatrixXd with_nan = x;
+  with_nan(3, 0) = std::nan("");
+  const MatrixXd expected = dx_of(x, 1);
+  for (const MatrixXd& dx : {dx_of(with_nan, 1), dx_of(x, std::nan(""))}) {
+    CHECK(dx.col(0).array().isNaN().all());
+    CHECK(testing::same_bits(dx.col(1), expected.col(1)));
+  }
+}
+
 TEST_CASE("half is trained in place to its own precision", "[in_place]") {
   using Tensor = Eigen::Tensor<Eigen::half, 4, Eigen::RowMajor>;
   Tensor x(5, 3, 4, 6), dy(5, 3, 4, 6), dx(5, 3, 4, 6);

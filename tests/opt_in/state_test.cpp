@@ -247,13 +247,16 @@ TEST_CASE("the federated average knows names of several words after any characte
                      {"bn1_num_batches_tracked", vector({counter})},
                      {"a.parameter.of.another.kind", vector({counter})},
                      {"n.mean", vector({mean, mean})},
-                     {"n.var", vector({1})}};
+                     {"n.var", vector({1})},
+                     {"co_mean", vector({mean})},
+                     {"co_var", vector({1})}};
   };
   const StateDict average = federated_average({state(-2, 3), state(2, 4)}, {1, 1});
   CHECK(average.at("bn1_running_var") == vector({5}));  // 1 + 2^2
   CHECK(average.at("bn1_num_batches_tracked") == vector({7}));
   CHECK(average.at("a.parameter.of.another.kind") == vector({3.5}));
   CHECK(average.at("n.var") == vector({1}));  // of another length than the mean beside it
+  CHECK(average.at("co_var") == vector({1}));  // "var" follows a dot or a slash
 }
 
 TEST_CASE("the numbers of a client without samples do not count", "[state]") {

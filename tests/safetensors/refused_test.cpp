@@ -35,6 +35,11 @@ TEST_CASE("a file without metadata needs options to be stated", "[safetensors]")
   refuse("bn.momentum: expected it in the file's metadata",
          [&] { static_cast<void>(partly.layer<BatchNorm1d<float>>("bn.")); });
   CHECK(partly.layer<BatchNorm1d<float>>("bn.", Options::keras()).gamma()[0] == 1.5f);
+
+  testing::write_file(folder / "f", one_channel(R"("bn.eps":"1e-3","bn.momentum":"cumulative")"));
+  SafetensorsReader nearly(folder / "f");
+  refuse("bn.running_variance: expected it in the file's metadata",
+         [&] { static_cast<void>(nearly.layer<BatchNorm1d<float>>("bn.")); });
 }
 
 TEST_CASE("options that are stated have to agree with the file", "[safetensors]") {

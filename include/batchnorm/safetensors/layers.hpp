@@ -47,10 +47,9 @@ struct LayerEntries {
   [[nodiscard]] std::ptrdiff_t vectors() const {
     return 4 - std::count(names.begin(), names.begin() + 4, "");
   }
-  [[nodiscard]] std::string first_vector() const {
-    const auto first =
-        std::find_if(names.begin(), names.end(), [](const auto& n) { return n != ""; });
-    return first == names.end() ? "" : *first;
+  /// There must be one.
+  [[nodiscard]] const std::string& first_vector() const {
+    return *std::find_if(names.begin(), names.end(), [](const auto& n) { return n != ""; });
   }
 };
 
@@ -77,10 +76,10 @@ struct LayerEntries {
 /// Does an entry whose name starts with `place` belong to another layer? It does if the name goes
 /// on after another "." or "/", or is a longer prefix with a part's name: "bn_1_gamma" under "bn_".
 [[nodiscard]] inline bool is_of_another_layer(const std::string& name, const std::string& place) {
-  std::string prefix;
+  std::string longer;
   return std::any_of(name.begin() + static_cast<std::ptrdiff_t>(place.size()), name.end(),
                      is_separator) ||
-         (split_name(name, prefix) && prefix.size() > place.size());
+         split_name(name, longer);
 }
 
 /// The entries of the layer under a prefix.
