@@ -350,3 +350,21 @@ TEST_CASE("by given statistics an infinite x passes dy on beyond the kernels' ra
   const MatrixXf dx = fused.backward(x, MatrixXf(Eigen::Vector4f(1, 2, 3, 4)));
   CHECK(dx == Eigen::Vector4f(1, 0, 3, 0) * 0x1p101f);
 }
+
+TEST_CASE("where z is beyond the loops' range and dx is not, the sign of z decides", "[fused]") {
+  const MatrixXf x = testing::filled(MatrixXf(6, 2), 1), dy = testing::filled(MatrixXf(6, 2), 2);
+  for (const bool training : {true, false}) {
+    INFO("training " << training);
+    BatchNorm1d<float> bn(2);
+    bn.train(training);
+    const Eigen::Vector2f far(1e31f, -1e31f);  // z > 0 in the first channel, z < 0 in the second
+    if (training) bn.beta() = far;
+    if (!training) bn.running_mean() = -far;
+    BatchNorm1d<float> plain = bn;
+    Fused fused(bn, Relu());
+    CHECK(fused.forward(x).isApprox(plain.forward(x).cwiseMax(0.f), 1e-6f));
+    const MatrixXf dx = fused.backward(x, dy);
+    CHECK(dx.col(0).isApprox(plain.backward(x, dy).col(0), 1e-6f));
+    CHECK(dx.col(1).isZero(0));
+  }
+}
