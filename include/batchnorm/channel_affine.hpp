@@ -61,8 +61,9 @@ struct ChannelAffine {
                              detail::Writes{"y", y});
   }
 
-  /// The same map in another type. The rounding error of the center times scale goes to the shift.
-  /// Throws std::invalid_argument for a number, or a new shift, beyond the range of the other type.
+  /// The same map in another type, to 16 bits by way of float. The rounding error of the center
+  /// times scale goes to the shift. Throws std::invalid_argument for a number, or a new shift,
+  /// beyond the range of the other type.
   template <class Other>
   [[nodiscard]] ChannelAffine<Other> cast() const {
     const auto rounded = [](const char* what, double v, Eigen::Index c) {
@@ -103,7 +104,7 @@ struct ChannelAffine {
   [[nodiscard]] Eigen::VectorXd error_bound() const {
     // Let a = |scale * center|, m = max(1, |scale * (x - center)|, |shift|) and u half an ulp. The
     // product is at most a + m, the shift at most a + m, their sum at most 2 m. Each loses u of it.
-    // A shift in double is itself computed with such an error.
+    // In double the shift is computed in double too, with an error of its own: u is twice as large.
     constexpr double u = std::is_same_v<Param, Eigen::bfloat16> ? 0x1p-8
                          : std::is_same_v<Param, Eigen::half>   ? 0x1p-11
                          : std::is_same_v<Param, float>         ? 0x1p-24

@@ -86,9 +86,9 @@ class BatchNorm {
   [[nodiscard]] PlainOf<X> forward(const X& x) {
     return detail::written(x, [this](const auto& values, auto& y) { this->forward(values, y); });
   }
-  /// The same into y, already of x's shape. It allocates nothing after the first call with the
-  /// shape in the mode. In training mode y must not overlap x, which backward needs. In eval mode y
-  /// may be x itself; then backward is refused.
+  /// The same into y, already of x's shape. It allocates nothing after the first call with this
+  /// shape in this mode. In training mode y must not overlap x, which backward needs. In eval mode
+  /// y may be x itself; then backward is refused.
   template <class X, class Y>
   void forward(const X& x, Y&& y) {
     const auto f = [&](const Shape& shape, const View& in_x, const View& out_y) {

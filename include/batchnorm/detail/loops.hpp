@@ -244,9 +244,10 @@ struct Loop<Formula, Isa, T, std::index_sequence<J...>, std::index_sequence<K...
     out[j] = static_cast<T>(result);
   }
   /// A row that is shorter than a vector, or whose values are prefetched or written past the
-  /// caches. Only whole lines are written past the caches: processors need several times as long
-  /// for a line that is partly written past them and partly not. On 32-bit x86, doubles need not
-  /// lie at multiples of 8: then no values make up a whole line.
+  /// caches. Values at its ends that fill no vector are taken one by one. Only whole lines are
+  /// written past the caches: processors need several times as long for a line that is partly
+  /// written past them and partly not. On 32-bit x86, doubles need not lie at multiples of 8: then
+  /// no values make up a whole line.
   template <bool in_columns>
   BATCHNORM_INLINE static void map_in_memory(const Block& b, Index r, Coefficients& k, T* out) {
     constexpr Index line = line_bytes / Index{sizeof(T)};
