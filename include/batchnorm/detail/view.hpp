@@ -121,7 +121,8 @@ struct View {
   Axis slow{a.channels, std::abs(a.channel_stride)}, fast{a.outer, std::abs(a.outer_stride)};
   if (a.outer == 1) fast = {a.inner, std::abs(a.inner_stride)};
   if (slow.stride < fast.stride) std::swap(slow, fast);
-  slow.stride = (std::max)(slow.stride, Index{1}), fast.stride = (std::max)(fast.stride, Index{1});
+  slow.stride = (std::max)(slow.stride, Index{1});
+  fast.stride = (std::max)(fast.stride, Index{1});
   const std::intptr_t quotient = apart / bytes / slow.stride;
   for (std::intptr_t ds = quotient - 1; ds <= quotient + 1; ++ds) {
     const std::intptr_t rest = apart / bytes - ds * slow.stride, df = rest / fast.stride;
