@@ -204,7 +204,8 @@ class SyncBatchNorm {
       detail::normalize(sync.core(), by, in_x, out_y);
       detail::copy_back(y, result);
       sync.core().track(by);
-      sync.saved_ = std::move(by), sync.shape_ = shape;
+      sync.saved_ = std::move(by);
+      sync.shape_ = shape;
     }
   };
 

@@ -100,7 +100,8 @@ class BatchRenorm {
       by.mean.array() -= (d == 0).select(0, d / by.inv_std.array());
       detail::normalize(*core_, by, in_x, out_y);
       core_->track(batch);
-      batch_ = std::move(batch), correction_ = std::move(correction);
+      batch_ = std::move(batch);
+      correction_ = std::move(correction);
     };
     detail::on_views_alone<Scalar, spatial>(*core_, where, f, detail::Reads{"x", x},
                                             detail::Writes{"y", y});
