@@ -52,8 +52,10 @@ class MicroBatches {
     const auto f = [this, &where](const Shape&, const auto&... views) {
       detail::check_y(where, views...);
       const bool is_first = step_ == Step::measure;
-      if (is_first) check_mode(where);
-      if (is_first) saved_ = detail::completed(*core_, where, detail::as_saved(moments_));
+      if (is_first) {
+        check_mode(where);
+        saved_ = detail::completed(*core_, where, detail::as_saved(moments_));
+      }
       detail::normalize(*core_, saved_, views...);
       if (is_first) core_->track(saved_), step_ = Step::forward;
     };

@@ -104,6 +104,7 @@ class Replicas {
     std::unique_lock<std::mutex> lock(mutex_);
     check_all_there(rank);
     if (arrived_ == 0) {
+      // Not resize, which frees the matrix first: if it then threw, it would be freed again.
       if (gathering_.rows() != mine.size()) gathering_ = Eigen::MatrixXd(mine.size(), size());
       mismatch_ = false;
     }
